@@ -1,0 +1,36 @@
+.PHONY: demo test lint format types bench schemas
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("curate needs Python 3.11 or later" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+demo: $(READY)  ## set up, then score the embedded demo data
+	$(BIN)/curate score --output runs/demo --overwrite
+	$(BIN)/curate show runs/demo --top 5 --bottom 5
+	@echo "manifest: runs/demo/manifest.parquet"
+
+test: $(READY)  ## set up, then run the tests
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(READY)
+	$(BIN)/pyright
+
+bench: $(READY)
+	$(BIN)/python -m bench.score
+
+schemas: $(READY)  ## write schemas/ again from the models
+	$(BIN)/python -m tests.schemas

@@ -1,0 +1,103 @@
+"""The `curate` command."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from curate import __version__
+from curate.cli import datasets, demo, metrics, score, select, show, verify
+from curate.errors import ConfigurationError, CurateError
+
+CONFIG_FILE = "curate.toml"
+
+
+class CurateGroup(TyperGroup):
+    """Turns errors of ours into one line and an exit code, unless `--debug` asks for the traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CurateError as error:
+            if ctx.params.get("debug"):
+                raise
+            from curate.cli.console import ERR, printable
+
+            ERR.print("[red]error:[/red]", printable(str(error)), soft_wrap=True)
+            ctx.exit(2 if isinstance(error, ConfigurationError) else 1)
+        except KeyboardInterrupt:
+            typer.echo("interrupted", err=True)
+            ctx.exit(130)
+
+
+app = typer.Typer(
+    cls=CurateGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"auto_envvar_prefix": "CURATE", "help_option_names": ["-h", "--help"]},
+    epilog="Every option can also be set in `curate.toml` (here, or in the user's configuration folder), as "
+    "`sae = …` under `[score]`, or in the environment, as `CURATE_SCORE_SAE`.",
+)
+app.command("score")(score.score)
+app.command("show")(show.show)
+app.command("select")(select.select)
+app.command("verify")(verify.verify)
+app.command("datasets")(datasets.datasets)
+app.command("metrics")(metrics.metrics)
+app.add_typer(demo.app, name="demo")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"curate {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def curate(
+    ctx: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show version.")] = False,
+) -> None:
+    """Rank multimodal preference data by what a sparse autoencoder sees in it.
+
+    Start with `curate score`, which ranks a small demo data set with a small demo model, then
+    `curate show RUN` and `curate select RUN --ratio 0.2`.
+    """
+    ctx.default_map = configured(ctx.command, [Path(typer.get_app_dir("curate")) / CONFIG_FILE, Path(CONFIG_FILE)])
+
+
+def configured(group: Any, files: list[Path]) -> dict[str, Any]:
+    """Defaults from configuration files, later files winning, checked against the options that exist.
+
+    Raises:
+        ConfigurationError: a file is not TOML, or names a verb or option that does not exist.
+    """
+    merged: dict[str, Any] = {}
+    for path in files:
+        if not path.is_file():
+            continue
+        try:
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+            raise ConfigurationError(f"{path}: {error}") from error
+        for verb, options in content.items():
+            command = group.commands.get(verb)
+            if command is None or not isinstance(options, dict):
+                raise ConfigurationError(f"{path}: [{verb}] is not a verb; there are: {', '.join(group.commands)}")
+            known = [parameter.name for parameter in command.params]
+            for option, value in options.items():
+                name = option.replace("-", "_")
+                if name not in known:
+                    raise ConfigurationError(f"{path}: [{verb}] has no option {option}; there are: {', '.join(known)}")
+                merged.setdefault(verb, {})[name] = value
+    return merged
+
+
+def main() -> None:
+    """Console script."""
+    app()

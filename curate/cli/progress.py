@@ -1,0 +1,67 @@
+"""How far a run is: bars on a terminal, a line every few seconds elsewhere."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+
+from curate.cli.console import ERR
+
+if TYPE_CHECKING:
+    from curate.pipeline.score import Progress as Step
+
+_SECONDS_BETWEEN_LINES = 5.0
+TITLES = {"weights": "feature weights", "score": "scores"}
+
+
+class Rates:
+    """Samples and tokens per second since the stage's first report, and the time left at that pace."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, tuple[float, int, int]] = {}
+
+    def of(self, step: "Step") -> str:
+        now = time.monotonic()
+        start, done, tokens = self._first.setdefault(step.stage, (now, step.done, step.tokens))
+        if step.done == done:
+            return ""
+        rate = (step.done - done) / max(now - start, 1e-9)
+        parts = [f"{rate:,.1f} samples/s"]
+        if step.tokens > tokens:
+            parts.append(f"{(step.tokens - tokens) / max(now - start, 1e-9):,.0f} tokens/s")
+        if step.quarantined:
+            parts.append(f"{step.quarantined:,} quarantined")
+        if step.done < step.total:
+            parts.append(f"{timedelta(seconds=round((step.total - step.done) / rate))} left")
+        return ", ".join(parts)
+
+
+@contextmanager
+def progress() -> Iterator[Callable[["Step"], None]]:
+    """A function to report steps to."""
+    rates = Rates()
+    if not ERR.is_terminal:
+        last = {"time": 0.0}
+
+        def line(step: "Step") -> None:
+            now = time.monotonic()
+            if step.done == step.total or now - last["time"] >= _SECONDS_BETWEEN_LINES:
+                last["time"] = now
+                rate = rates.of(step)
+                ERR.print(f"{TITLES[step.stage]}: {step.done:,}/{step.total:,}" + (f" ({rate})" if rate else ""))
+
+        yield line
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TextColumn("{task.fields[rate]}"), console=ERR) as bars:
+        tasks = {}
+
+        def bar(step: "Step") -> None:
+            if step.stage not in tasks:
+                tasks[step.stage] = bars.add_task(TITLES[step.stage], total=step.total, rate="")
+            bars.update(tasks[step.stage], completed=step.done, rate=rates.of(step))
+
+        yield bar

@@ -1,0 +1,267 @@
+"""`curate score`."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from curate.errors import ConfigurationError
+
+DEMO = "demo"
+DATA, MODEL, METRICS, PIPELINE = "Data", "Model and dictionary", "Metrics", "Run"
+
+
+def score(
+    ctx: typer.Context,
+    dataset: Annotated[
+        str, typer.Option(help="A name that `curate datasets` lists, or a table's path.", rich_help_panel=DATA)
+    ] = DEMO,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(help="Local copy of a named data set, in the hub's layout or by save_to_disk.", rich_help_panel=DATA),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            help="For a table whose columns have other names: question=…,image=…,chosen=…,rejected=…",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(help="A split, several joined by +, or all.", rich_help_panel=DATA)] = "train",
+    limit: Annotated[int | None, typer.Option(help="Only the first N rows.", rich_help_panel=DATA)] = None,
+    sample: Annotated[int | None, typer.Option(help="N rows drawn with the seed.", rich_help_panel=DATA)] = None,
+    seed: Annotated[
+        int, typer.Option(help="Of --sample, weight samples, the random metric, the demo data.", rich_help_panel=DATA)
+    ] = 0,
+    image_size: Annotated[
+        int | None,
+        typer.Option(help="Resize images to N × N first; the published code does at 336.", rich_help_panel=DATA),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Hub id or folder of a LLaVA-NeXT model; by default demo for the demo data, "
+            "else llava-hf/llava-v1.6-mistral-7b-hf.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    sae: Annotated[
+        str | None,
+        typer.Option(
+            help="SAE trained on that model: a sae_lens folder, or RELEASE:SAE_ID. Must be named for all but the "
+            "demo, here, in curate.toml or in CURATE_SCORE_SAE.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    hook_layer: Annotated[
+        int | None,
+        typer.Option(help="Layer that the SAE reads, where its file does not say.", rich_help_panel=MODEL),
+    ] = None,
+    allow_model_mismatch: Annotated[
+        bool,
+        typer.Option("--allow-model-mismatch", help="Score though the SAE names another model.", rich_help_panel=MODEL),
+    ] = False,
+    dtype: Annotated[
+        str,
+        typer.Option(help="auto (bfloat16 on a GPU), float32, bfloat16 or float16.", rich_help_panel=MODEL),
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=MODEL)] = "auto",
+    metric: Annotated[
+        str,
+        typer.Option(
+            help="Metrics to compute, the one to rank by first; `curate metrics` lists them.", rich_help_panel=METRICS
+        ),
+    ] = "cosine,cooccurrence,l0,random",
+    text: Annotated[
+        str,
+        typer.Option(help="Tokens scored: prompt+chosen, prompt or prompt+rejected.", rich_help_panel=METRICS),
+    ] = "prompt+chosen",
+    delta: Annotated[
+        float, typer.Option(help="Activation bound: a feature is active above it.", rich_help_panel=METRICS)
+    ] = 1.0,
+    cosine_over: Annotated[
+        str, typer.Option(help="Features that cosine sums over: cooccurring or active.", rich_help_panel=METRICS)
+    ] = "cooccurring",
+    top_k: Annotated[
+        int, typer.Option(help="Tokens per modality behind each feature weight.", rich_help_panel=METRICS)
+    ] = 5,
+    weight_rule: Annotated[
+        str, typer.Option(help="How those tokens are picked: per-modality or merged.", rich_help_panel=METRICS)
+    ] = "per-modality",
+    weight_samples: Annotated[
+        int, typer.Option(help="Samples that feature weights are computed from.", rich_help_panel=METRICS)
+    ] = 1000,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Reuse the feature weights of another run.", rich_help_panel=METRICS),
+    ] = None,
+    top_features: Annotated[
+        int, typer.Option(help="Features listed with each sample in the manifest.", rich_help_panel=METRICS)
+    ] = 10,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Run folder; by default a new one in runs/.", rich_help_panel=PIPELINE)
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing run folder.", rich_help_panel=PIPELINE)
+    ] = False,
+    batch_size: Annotated[
+        int, typer.Option(help="Tokens per forward pass, padding included.", rich_help_panel=PIPELINE)
+    ] = 8192,
+    actors: Annotated[int, typer.Option(help="Scoring actors, each with a model.", rich_help_panel=PIPELINE)] = 1,
+    gpus_per_actor: Annotated[
+        float | None, typer.Option(help="GPUs of each actor, fractions too; by default 1.", rich_help_panel=PIPELINE)
+    ] = None,
+    prepare_workers: Annotated[
+        int | None, typer.Option(help="CPU workers that decode and tokenize.", rich_help_panel=PIPELINE)
+    ] = None,
+    shard_rows: Annotated[
+        int, typer.Option(help="Rows per range; batches never cross ranges.", rich_help_panel=PIPELINE)
+    ] = 512,
+    max_error_rate: Annotated[
+        float, typer.Option(help="Stop once more than this share of all rows failed.", rich_help_panel=PIPELINE)
+    ] = 0.05,
+    address: Annotated[
+        str | None, typer.Option(help="Running Ray cluster; by default Ray is started here.", rich_help_panel=PIPELINE)
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print run.json.", rich_help_panel=PIPELINE)] = False,
+) -> None:
+    """Score every sample of a data set and write a ranked manifest.
+
+    Without options it scores the demo data with the demo model and dictionary, in under a minute.
+    A configured team says `curate score --dataset align-anything`.
+    """
+    from pydantic import ValidationError
+
+    from curate.cli.progress import progress
+    from curate.demo import MODEL as DEMO_MODEL
+    from curate.models import DEFAULT_MODEL
+    from curate.pipeline.job import ScoreJob, hook_layer as agreed_hook_layer, resolve_demo
+    from curate.pipeline.score import score as run_score
+    from curate.sae.dictionary import inspect_dictionary
+
+    model, sae = _model_and_sae(ctx, dataset, model, sae, DEFAULT_MODEL)
+    from curate.demo import SAE as DEMO_SAE
+
+    layer = agreed_hook_layer(inspect_dictionary(resolve_demo(sae, DEMO_SAE)), hook_layer)
+    try:
+        job = ScoreJob.model_validate(
+            {
+                "output": output or Path("runs") / f"{Path(dataset).stem}-{datetime.now():%Y%m%d-%H%M%S}",
+                "dataset": {
+                    "name": dataset,
+                    "data_dir": data_dir,
+                    "columns": _columns(columns),
+                    "split": split,
+                    "limit": limit,
+                    "sample": sample,
+                    "seed": seed,
+                    "image_size": image_size,
+                },
+                "model": {"name": model, "dtype": dtype, "device": device},
+                "sae": sae,
+                "parameters": {
+                    "metrics": [name.strip() for name in metric.split(",")],
+                    "text": text,
+                    "delta": delta,
+                    "cosine_over": cosine_over,
+                    "top_k": top_k,
+                    "weight_rule": weight_rule,
+                    "weight_samples": weight_samples,
+                    "hook_layer": layer,
+                    "batch_size": batch_size,
+                    "top_features": top_features,
+                    "seed": seed,
+                },
+                "weights": weights,
+                "allow_model_mismatch": allow_model_mismatch,
+                "actors": actors,
+                "gpus_per_actor": gpus_per_actor,
+                "prepare_workers": prepare_workers,
+                "address": address,
+                "shard_rows": shard_rows,
+                "max_error_rate": max_error_rate,
+            }
+        )
+    except ValidationError as error:
+        raise option_error(error) from error
+    with progress() as report:
+        record = run_score(job, report, _announce, overwrite)
+    if json:
+        print(record.model_dump_json(indent=2))
+    else:
+        _summarize(job.output, record)
+
+
+def _model_and_sae(
+    ctx: typer.Context, dataset: str, model: str | None, sae: str | None, default_model: str
+) -> tuple[str, str]:
+    """Model and SAE by the rule that real data are never ranked with the toy model unasked."""
+
+    def typed(name: str) -> bool:
+        source = ctx.get_parameter_source(name)
+        return source is not None and source.name == "COMMANDLINE"
+
+    if dataset == DEMO:
+        # A team's configured model is for its own data; the demo is scored with it only when asked to here.
+        model = model if model and typed("model") else DEMO
+    model = model or default_model
+    if model == DEMO and not (sae and typed("sae")):
+        return model, DEMO
+    if sae is None:
+        raise ConfigurationError(
+            f"no SAE is named for {model}: give --sae FOLDER, or write sae = \"FOLDER\" under [score] in curate.toml, "
+            "or set CURATE_SCORE_SAE"
+        )
+    return model, sae
+
+
+def _columns(text: str | None) -> dict[str, str] | None:
+    if text is None:
+        return None
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    if bad := [part for part, separator, column in pairs if not (part and separator and column)]:
+        raise ConfigurationError(f"--columns: {', '.join(bad)} is not of the form part=column")
+    return {part.strip(): column.strip() for part, _, column in pairs}
+
+
+def option_error(error: Any) -> ConfigurationError:
+    """A pydantic error about options, as one line."""
+    first = error.errors()[0]
+    names = [str(part) for part in first["loc"] if isinstance(part, str)]
+    option = f"--{names[-1].replace('_', '-')}: " if names else ""
+    option = option.replace("--metrics:", "--metric:").replace("--name:", "--dataset:")
+    return ConfigurationError(option + first["msg"].removeprefix("Value error, "))
+
+
+def _announce(plan: Any) -> None:
+    from curate.cli.console import ERR, printable
+
+    sae = "the demo SAE" if plan.job.sae == DEMO else plan.job.sae
+    ERR.print(
+        printable(
+            f"scoring {len(plan.dataset):,} samples of {plan.dataset.name} with {plan.model.name} and {sae} "
+            f"(layer {plan.job.parameters.hook_layer}, {plan.sae.d_sae:,} features) on {plan.device}"
+        ),
+        soft_wrap=True,
+    )
+    for note in plan.notes:
+        ERR.print("[yellow]note:[/yellow]", printable(note), soft_wrap=True)
+
+
+def _summarize(run: Path, record: Any) -> None:
+    from curate.cli.console import OUT, printable
+
+    counts = record.counts
+    OUT.print(
+        f"{counts.scored:,} scored + {counts.quarantined:,} quarantined = {counts.read:,} read, "
+        f"in {sum(record.timings.values()):.0f} s"
+    )
+    if counts.quarantined:
+        reasons = ", ".join(f"{count:,} {name}" for name, count in sorted(counts.quarantined_by_error.items()))
+        OUT.print(f"quarantined: {reasons}")
+    if counts.features_without_weight:
+        OUT.print(f"{counts.features_without_weight:,} of {counts.features:,} features have no weight and add 0 to cosine")
+    if counts.near_delta:
+        OUT.print(f"{counts.near_delta:,} samples have an activation within float noise of switching")
+    OUT.print("manifest:", printable(str(run / "manifest.parquet")), soft_wrap=True)

@@ -1,0 +1,53 @@
+"""`curate select`."""
+
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def _decimal(text: str) -> Decimal:
+    try:
+        return Decimal(text)
+    except InvalidOperation as error:
+        raise typer.BadParameter(f"{text!r} is not a number") from error
+
+
+def select(
+    run: Annotated[Path, typer.Argument(help="Run folder.", show_default=False)],
+    ratio: Annotated[
+        Decimal | None, typer.Option(parser=_decimal, metavar="FRACTION", help="Keep the best fraction of the rows.")
+    ] = None,
+    top: Annotated[int | None, typer.Option(help="Keep the best N rows.")] = None,
+    min_score: Annotated[float | None, typer.Option(help="Keep rows that score at least X.")] = None,
+    by: Annotated[
+        str | None, typer.Option(help="Any metric that the run computed; by default the one it is ranked by.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to write; by default one inside the run.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print selection.json.")] = False,
+) -> None:
+    """Keep the best part of a run, by any metric it computed. Needs no model.
+
+    Give exactly one of --ratio, --top and --min-score.
+    """
+    from pydantic import ValidationError
+
+    from curate.cli.console import OUT, printable
+    from curate.cli.score import option_error
+    from curate.manifest.record import read_record
+    from curate.manifest.select import Rule
+    from curate.manifest.select import select as write_selection
+
+    try:
+        rule = Rule(by=by or read_record(run).metrics[0], ratio=ratio, top=top, min_score=min_score)
+    except ValidationError as error:
+        raise option_error(error) from error
+    folder, selection = write_selection(run, rule, output)
+    if json:
+        print(selection.model_dump_json(indent=2))
+        return
+    OUT.print(f"{selection.selected:,} of {selection.scored:,} samples kept by {rule}")
+    OUT.print("selection:", printable(str(folder / "selection.parquet")), soft_wrap=True)

@@ -1,0 +1,54 @@
+"""One row in, one checked sample out, or the error that sends the row to quarantine."""
+
+import unicodedata
+from pathlib import Path
+
+from curate.datasets.images import decode_image, image_bytes
+from curate.datasets.layout import Fields, Layout, Row
+from curate.errors import EmptyText, MissingField, NotUtf8, SampleError, WrongType
+from curate.sample import Sample, content_id
+
+IMAGE_PLACEHOLDER = "<image>"
+
+
+def decode_row(row: Row, source_row: int, layout: Layout, root: Path | None, image_size: int | None) -> Sample:
+    """Check and decode one row.
+
+    Args:
+        row: the cells of the layout's columns.
+        source_row: its position in the source.
+        root: the folder that image paths are relative to.
+        image_size: see `decode_image`.
+
+    Raises:
+        SampleError: the row cannot be scored; carries the sample's id if its content is all there.
+    """
+    fields = layout.fields(row)
+    question, chosen, rejected = (_text(name, fields) for name in ("question", "chosen", "rejected"))
+    data = image_bytes(fields.image, root)
+    sample_id = content_id(question, data, chosen, rejected)
+    try:
+        # Once, here, for every data set and model: the chat template puts in the one placeholder there is.
+        question = question.replace(IMAGE_PLACEHOLDER, "").strip()
+        for name, text in (("question", question), ("chosen", chosen), ("rejected", rejected)):
+            if not any(unicodedata.category(character)[0] in "LNPS" for character in text):
+                raise EmptyText(f"the {name} has no visible character")
+        image = decode_image(data, image_size)
+    except SampleError as error:
+        error.sample_id = sample_id
+        raise
+    quality = row.get("quality")
+    return Sample(sample_id, source_row, question, image, chosen, rejected, None if quality is None else str(quality))
+
+
+def _text(name: str, fields: Fields) -> str:
+    value = getattr(fields, name)
+    if value is None:
+        raise MissingField(f"the {name} is null")
+    if not isinstance(value, str):
+        raise WrongType(f"the {name} is a {type(value).__name__}, not text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise NotUtf8(f"the {name} holds a lone surrogate at character {error.start}") from error
+    return value

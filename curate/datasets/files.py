@@ -1,0 +1,76 @@
+"""Which files hold a data set: from the hub, a local copy, or a plain path."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from curate.datasets.layout import Layout
+from curate.datasets.table import SUFFIXES
+from curate.errors import ConfigurationError, DataError
+from curate.hub import fetch
+
+
+def table_files(path: Path) -> tuple[Path, list[Path]]:
+    """The files of a table: itself, or those in the folder, in order of name. With the folder that holds them."""
+    if path.is_dir():
+        if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
+            return path, _saved_files(path, "all")
+        files = sorted(entry for entry in path.rglob("*") if entry.suffix in SUFFIXES and entry.is_file())
+        if not files:
+            raise ConfigurationError(f"{path} holds no {', '.join(SUFFIXES)} file")
+        return path, files
+    if path.suffix not in SUFFIXES:
+        raise ConfigurationError(f"{path} is not a {', '.join(SUFFIXES)} file or a folder of them")
+    return path.parent, [path]
+
+
+def dataset_files(layout: Layout, data_dir: Path | None, split: str) -> tuple[Path, list[Path]]:
+    """The files of a named data set's split, with the folder that they are in.
+
+    Args:
+        data_dir: a copy of the hub's layout, a folder of its files, or what `save_to_disk` wrote;
+            None reads from the hub through its cache.
+        split: a split, several joined by `+`, or `all`.
+
+    Raises:
+        ConfigurationError: no such folder, or no file of a split in it.
+        DataError: the hub cannot be reached.
+    """
+    if data_dir is None:
+        patterns = [layout.patterns[name] for name in _splits(split, layout.patterns)]
+        data_dir = fetch(layout.repo, "dataset", patterns, "name a local copy with --data-dir")
+    elif not data_dir.is_dir():
+        raise ConfigurationError(f"--data-dir {data_dir} is not a folder")
+    if (data_dir / "state.json").exists() or (data_dir / "dataset_dict.json").exists():
+        return data_dir, _saved_files(data_dir, split)
+    files: list[Path] = []
+    for name in _splits(split, layout.patterns):
+        pattern = layout.patterns[name]
+        found = sorted(data_dir.glob(pattern)) or sorted(data_dir.glob(pattern.rpartition("/")[2]))
+        if not found:
+            raise ConfigurationError(f"{data_dir} has no file {pattern} (split {name} of {layout.name})")
+        files += found
+    return data_dir, files
+
+
+def _splits(split: str, known: Iterable[str]) -> list[str]:
+    names = list(known) if split == "all" else split.split("+")
+    if unknown := [name for name in names if name not in known]:
+        raise ConfigurationError(f"no split {', '.join(unknown)}; there are: {', '.join(known)}, or all")
+    return list(dict.fromkeys(names))
+
+
+def _saved_files(folder: Path, split: str) -> list[Path]:
+    try:
+        if (folder / "dataset_dict.json").exists():
+            known = json.loads((folder / "dataset_dict.json").read_text())["splits"]
+            return [file for name in _splits(split, known) for file in _saved_files(folder / name, "all")]
+        state = json.loads((folder / "state.json").read_text())
+        files = [folder / entry["filename"] for entry in state["_data_files"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder} is not a whole save_to_disk folder: {type(error).__name__} {error}") from error
+    if split not in ("all", "train", state.get("_split")):
+        raise ConfigurationError(f"{folder} holds the split {state.get('_split')} alone, not {split}")
+    if any(not file.resolve().is_relative_to(folder.resolve()) for file in files):
+        raise DataError(f"{folder / 'state.json'} names files outside its folder")
+    return files

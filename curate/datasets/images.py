@@ -1,0 +1,105 @@
+"""Untrusted bytes in, upright RGB images out."""
+
+import io
+import warnings
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from curate.errors import BadImagePath, CorruptImage, ImageBomb, MissingImage, WrongType
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+MAX_PIXELS = 100_000_000
+MAX_BYTES = 256 * 2**20
+
+
+def image_bytes(value: object, root: Path | None) -> bytes:
+    """The encoded bytes of an image cell.
+
+    Args:
+        value: bytes, a path relative to the data, or a Hugging Face image struct (`bytes`, `path`).
+        root: the folder that holds the data; None where paths are not allowed.
+
+    Raises:
+        MissingImage, BadImagePath, ImageBomb (file too large), WrongType.
+    """
+    if isinstance(value, dict):
+        value = value.get("bytes") or value.get("path")
+    if value is None or value in (b"", ""):
+        raise MissingImage("the image is empty")
+    if isinstance(value, bytes):
+        return value
+    if not isinstance(value, str):
+        raise WrongType(f"the image is a {type(value).__name__}, not bytes, a path or an image struct")
+    path = _path_inside(value, root)
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ImageBomb(f"the image file has over {MAX_BYTES // 2**20} MiB")
+        data = path.read_bytes()
+    except OSError as error:
+        raise MissingImage(f"no image file can be read at {_shown(value)} ({error.strerror})") from error
+    if not data:
+        raise MissingImage(f"the image file {_shown(value)} is empty")
+    return data
+
+
+def _path_inside(name: str, root: Path | None) -> Path:
+    if urlsplit(name).scheme:
+        raise BadImagePath(f"{_shown(name)} is a URL; images are bytes or paths inside the data folder")
+    if root is None:
+        raise BadImagePath(f"{_shown(name)} is a path, and this data set holds its images itself")
+    if "\0" in name or Path(name).is_absolute() or "\\" in name:
+        raise BadImagePath(f"{_shown(name)} is not a relative path")
+    path = (root / name).resolve()
+    if not path.is_relative_to(root.resolve()):
+        raise BadImagePath(f"{_shown(name)} leads out of the data folder")
+    return path
+
+
+def _shown(name: str) -> str:
+    return ascii(name if len(name) <= 80 else name[:77] + "...")
+
+
+def decode_image(data: bytes, size: int | None = None) -> Image.Image:
+    """Decode to RGB: first frame, EXIF orientation applied, alpha over white, 16 bits scaled to 8.
+
+    Args:
+        data: the encoded file.
+        size: if given, the image is resized to `size` × `size` first, as the SAE-V code does at 336.
+
+    Raises:
+        ImageBomb: the header declares more than `MAX_PIXELS` pixels.
+        CorruptImage: no allowed decoder reads it to its end.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            if image.width * image.height > MAX_PIXELS:
+                raise ImageBomb(f"{image.width} × {image.height} pixels; at most {MAX_PIXELS:,} are read")
+            image.load()
+            image = _to_rgb(ImageOps.exif_transpose(image))
+    except ImageBomb:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageBomb(str(error)) from error
+    # A decoder fed hostile bytes may raise anything at all; every such error means the same here.
+    except Exception as error:
+        reason = "not an image of a known format" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        raise CorruptImage(f"{reason} ({type(error).__name__}, {len(data):,} bytes)") from error
+    return image if size is None else image.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        levels = np.asarray(image).astype(np.int64).clip(0, 65535) // 257
+        return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no agreed range")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        ground = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(ground, image).convert("RGB")
+    return image.convert("RGB")

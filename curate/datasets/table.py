@@ -1,0 +1,201 @@
+"""Rows of parquet, arrow and jsonl files by position, a bounded piece at a time."""
+
+import json
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curate.datasets.layout import Row
+from curate.errors import BadRow, ConfigurationError, DataError, MissingField, NotUtf8, SampleError
+
+SUFFIXES = (".parquet", ".arrow", ".jsonl")
+_LINES_PER_ANCHOR = 128
+_ROWS_PER_READ = 64
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """One file: its rows, and for jsonl the byte offset of every 128th line."""
+
+    path: Path
+    n_rows: int
+    columns: tuple[str, ...]
+    anchors: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """Files read as one sequence of rows. Cheap to pickle, so any worker can read any part."""
+
+    files: tuple[TableFile, ...]
+    columns: tuple[str, ...]
+
+    @property
+    def n_rows(self) -> int:
+        return sum(file.n_rows for file in self.files)
+
+    def read(self, rows: Sequence[int]) -> Iterator[tuple[int, Row | SampleError]]:
+        """The rows at these ascending positions, each with its position.
+
+        A row that cannot be read comes as the error that says why.
+        """
+        starts = [0, *accumulate(file.n_rows for file in self.files)]
+        by_file: dict[int, list[int]] = {}
+        for row in rows:
+            by_file.setdefault(bisect_right(starts, row) - 1, []).append(row)
+        for index, wanted in by_file.items():
+            file, start = self.files[index], starts[index]
+            read = _read_jsonl if file.path.suffix == ".jsonl" else _read_batches
+            for row, content in read(file, [row - start for row in wanted], self.columns):
+                yield start + row, content
+
+
+def open_table(paths: Sequence[Path], required: Sequence[str], optional: Sequence[str] = ()) -> Table:
+    """Look at the files' lengths and columns; read no rows.
+
+    Raises:
+        ConfigurationError: a required column is missing; the message lists those there are.
+        DataError: a file is damaged.
+    """
+    files = tuple(_inspect(path) for path in paths)
+    for file in files:
+        if missing := [column for column in required if column not in file.columns]:
+            shown = ", ".join(file.columns[:30]) + (" …" if len(file.columns) > 30 else "")
+            raise ConfigurationError(
+                f"{file.path} has no column {' nor '.join(map(repr, missing))}; it has: {shown}. "
+                "Name the columns with --columns question=…,image=…,chosen=…,rejected=…"
+            )
+    extra = [column for column in optional if all(column in file.columns for file in files)]
+    return Table(files, (*required, *extra))
+
+
+def _inspect(path: Path) -> TableFile:
+    try:
+        if path.suffix == ".parquet":
+            with pq.ParquetFile(path) as parquet:
+                return TableFile(path, parquet.metadata.num_rows, tuple(parquet.schema_arrow.names))
+        if path.suffix == ".arrow":
+            n_rows = sum(batch.num_rows for batch in _arrow_batches(path))
+            with _arrow_reader(path) as reader:
+                return TableFile(path, n_rows, tuple(reader.schema.names))
+        return _inspect_jsonl(path)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} cannot be read as {path.suffix[1:]}: {str(error).splitlines()[0]}") from error
+
+
+def _inspect_jsonl(path: Path) -> TableFile:
+    anchors, n_rows, offset = [], 0, 0
+    columns: dict[str, None] = {}
+    with path.open("rb") as lines:
+        for line in lines:
+            if n_rows % _LINES_PER_ANCHOR == 0:
+                anchors.append(offset)
+            if n_rows < _LINES_PER_ANCHOR:
+                row = _parse_line(line)
+                columns.update(dict.fromkeys(row if isinstance(row, dict) else ()))
+            n_rows, offset = n_rows + 1, offset + len(line)
+    return TableFile(path, n_rows, tuple(columns), tuple(anchors))
+
+
+def _read_jsonl(file: TableFile, wanted: list[int], columns: Sequence[str]) -> Iterator[tuple[int, Row | SampleError]]:
+    with file.path.open("rb") as lines:
+        position = -1
+        for row in wanted:
+            anchor = row // _LINES_PER_ANCHOR * _LINES_PER_ANCHOR
+            if position < anchor:
+                lines.seek(file.anchors[anchor // _LINES_PER_ANCHOR])
+                position = anchor
+            while position < row:
+                lines.readline()
+                position += 1
+            content = _parse_line(lines.readline())
+            position += 1
+            if isinstance(content, dict):
+                missing = [column for column in columns if column not in content and column != "quality"]
+                if missing:
+                    yield row, MissingField(f"the row has no {' nor '.join(map(repr, missing))}")
+                else:
+                    yield row, {column: content.get(column) for column in columns}
+            else:
+                yield row, content
+
+
+def _parse_line(line: bytes) -> Row | SampleError:
+    try:
+        row = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        return NotUtf8(f"the line is not UTF-8 at byte {error.start}")
+    except (ValueError, RecursionError) as error:
+        return BadRow(f"the line is not JSON: {error}")
+    return row if isinstance(row, dict) else BadRow(f"the line holds a {type(row).__name__}, not an object")
+
+
+def _arrow_reader(path: Path) -> pa.RecordBatchStreamReader | pa.RecordBatchFileReader:
+    source = pa.memory_map(str(path))
+    try:
+        return pa.ipc.open_stream(source)
+    except pa.ArrowInvalid:
+        return pa.ipc.open_file(source)
+
+
+def _arrow_batches(path: Path) -> Iterator[pa.RecordBatch]:
+    with _arrow_reader(path) as reader:
+        if isinstance(reader, pa.RecordBatchFileReader):
+            yield from (reader.get_batch(index) for index in range(reader.num_record_batches))
+        else:
+            yield from reader
+
+
+def _parquet_batches(path: Path, wanted: list[int], columns: Sequence[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
+    with pq.ParquetFile(path) as parquet:
+        start = 0
+        for group in range(parquet.num_row_groups):
+            end = start + parquet.metadata.row_group(group).num_rows
+            if any(start <= row < end for row in wanted):
+                for batch in parquet.iter_batches(_ROWS_PER_READ, row_groups=[group], columns=list(columns)):
+                    yield start, batch
+                    start += batch.num_rows
+            start = end
+
+
+def _numbered_arrow_batches(path: Path) -> Iterator[tuple[int, pa.RecordBatch]]:
+    start = 0
+    for batch in _arrow_batches(path):
+        yield start, batch
+        start += batch.num_rows
+
+
+def _read_batches(
+    file: TableFile, wanted: list[int], columns: Sequence[str]
+) -> Iterator[tuple[int, Row | SampleError]]:
+    parquet = file.path.suffix == ".parquet"
+    batches = _parquet_batches(file.path, wanted, columns) if parquet else _numbered_arrow_batches(file.path)
+    left = iter(wanted)
+    row = next(left, None)
+    try:
+        for start, batch in batches:
+            while row is not None and row < start + batch.num_rows:
+                yield row, _cells(batch, row - start, columns)
+                row = next(left, None)
+            if row is None:
+                return
+    except (pa.ArrowException, OSError) as error:
+        # The damaged piece hides the rest of it: each row still wanted is lost by name, none in silence.
+        while row is not None:
+            yield row, BadRow(f"{file.path.name} is damaged here: {str(error).splitlines()[0]}")
+            row = next(left, None)
+
+
+def _cells(batch: pa.RecordBatch, row: int, columns: Sequence[str]) -> Row | SampleError:
+    cells = {}
+    for column in columns:
+        try:
+            cells[column] = batch.column(column)[row].as_py()
+        except UnicodeDecodeError as error:
+            return NotUtf8(f"{column} is not UTF-8 at byte {error.start}")
+    return cells

@@ -1,0 +1,98 @@
+"""The one base error, the errors that stop a run, and the errors that send one sample to quarantine."""
+
+
+class CurateError(Exception):
+    """What a user can cause and mend. The message says what was wrong, where, and what to do."""
+
+
+class ConfigurationError(CurateError):
+    """An option, a file or a combination of them that cannot work; raised before any work is done."""
+
+
+class DataError(CurateError):
+    """A data set or run folder that cannot be read as a whole."""
+
+
+class RunStopped(CurateError):
+    """A run that stopped before its end and kept what it had."""
+
+
+class SampleError(CurateError):
+    """One sample that cannot be scored: it goes to quarantine under the name of its class.
+
+    Attributes:
+        stage: where it failed: `read`, `decode`, `inputs` or `score`.
+        sample_id: the sample's id, where its content could still be hashed.
+    """
+
+    stage = "decode"
+
+    def __init__(self, reason: str, sample_id: str | None = None) -> None:
+        super().__init__(reason)
+        self.sample_id = sample_id
+
+
+class BadRow(SampleError):
+    """The row itself cannot be read, such as a line that is not JSON."""
+
+    stage = "read"
+
+
+class MissingField(SampleError):
+    """A field is absent or null."""
+
+
+class WrongType(SampleError):
+    """A field holds a value of another type than its column should."""
+
+
+class NotUtf8(SampleError):
+    """A text field whose bytes are not UTF-8, or that holds lone surrogates."""
+
+
+class EmptyText(SampleError):
+    """A question or response without a visible character."""
+
+
+class BadPreference(SampleError):
+    """`overall_response` names neither response."""
+
+
+class BadImagePath(SampleError):
+    """An image path that is a URL, is absolute, or leads out of the data folder."""
+
+
+class MissingImage(SampleError):
+    """No image bytes, or a path at which there is no file."""
+
+
+class CorruptImage(SampleError):
+    """Bytes that no allowed image decoder can read to the end."""
+
+
+class ImageBomb(SampleError):
+    """An image whose header declares more pixels than allowed."""
+
+
+class ImageShape(SampleError):
+    """An image so narrow that the model's tiling leaves no patch of it."""
+
+    stage = "inputs"
+
+
+class ReservedToken(SampleError):
+    """A text that spells out the model's image placeholder."""
+
+    stage = "inputs"
+
+
+class TooLong(SampleError):
+    """More tokens than the model's context holds."""
+
+    stage = "inputs"
+
+
+class NonFinite(SampleError):
+    """Hidden states or scores that are NaN or infinite."""
+
+    stage = "score"

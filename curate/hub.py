@@ -1,0 +1,27 @@
+"""Files from the Hugging Face hub, through its cache."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from curate.errors import DataError
+
+
+def fetch(repo: str, kind: Literal["dataset", "model"], patterns: Sequence[str], instead: str) -> Path:
+    """The folder in the hub's cache that holds the repository's files of these patterns.
+
+    Args:
+        instead: what to do when the hub cannot be reached, for the message.
+
+    Raises:
+        DataError: there is no such repository, or no way to it.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo, repo_type=kind, allow_patterns=list(patterns)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise DataError(
+            f"{repo} could not be fetched from the Hugging Face hub ({type(error).__name__}); {instead}"
+        ) from error

@@ -1,0 +1,101 @@
+"""`run.json`: what a run was computed from, with what, and what came out."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from curate.errors import DataError
+from curate.manifest.atomic import write_text
+
+SCHEMA_VERSION = 1
+RUN_FILE, MANIFEST, QUARANTINE = "run.json", "manifest.parquet", "quarantine.parquet"
+WEIGHTS_FOLDER, SHARDS_FOLDER = "weights", "shards"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class FileRecord(_Record):
+    """A data file of the run."""
+
+    sha256: str
+    bytes: int
+    rows: int | None = Field(None, description="rows of a parquet file")
+
+
+class Counts(_Record):
+    """Samples by fate: scored + quarantined = read."""
+
+    selected: int = Field(description="rows that the arguments picked; fewer are read when a run is stopped")
+    read: int
+    scored: int
+    quarantined: int
+    quarantined_by_error: dict[str, int]
+    near_delta: int = Field(description="scored samples with an activation within float noise of switching")
+    text_tokens: int
+    image_tokens: int
+    features: int
+    features_without_weight: int | None = Field(None, description="features with fewer than K tokens in a modality")
+
+
+class Hashes(_Record):
+    """SHA-256 of everything that decides the scores."""
+
+    dataset: str
+    model: str
+    sae: str
+    weights: str | None
+
+
+class RunRecord(_Record):
+    """The whole of `run.json`."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    package_version: str
+    status: Literal["complete", "stopped"]
+    started: str = Field(description="UTC, ISO 8601")
+    arguments: dict[str, JsonValue]
+    metrics: list[str] = Field(description="computed metrics; the manifest is ranked by the first")
+    hashes: Hashes
+    hook_layer: int
+    delta: float
+    top_k: int
+    device: str
+    dtype: str
+    versions: dict[str, str]
+    counts: Counts
+    timings: dict[str, float] = Field(description="seconds by stage")
+    notes: list[str] = Field(description="what a reader of the scores should know")
+    files: dict[str, FileRecord] = Field(description="data files by path below the run folder")
+
+    @property
+    def run_hash(self) -> str:
+        """The run's hash: that of its manifest, which holds every score."""
+        return self.files[MANIFEST].sha256
+
+
+def write_record(run: Path, record: RunRecord) -> None:
+    """Write `run.json`; its presence says that the run folder is whole."""
+    write_text(run / RUN_FILE, record.model_dump_json(indent=2) + "\n")
+
+
+def read_record(run: Path) -> RunRecord:
+    """Read `run.json`.
+
+    Raises:
+        DataError: no run folder, or a record that is damaged or of another version.
+    """
+    try:
+        return RunRecord.model_validate_json((run / RUN_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        unfinished = (run / SHARDS_FOLDER).is_dir()
+        state = "it was cut off before its end" if unfinished else "it is not a run folder"
+        raise DataError(f"{run} has no {RUN_FILE}: {state}") from error
+    except OSError as error:
+        raise DataError(f"{run / RUN_FILE} cannot be read: {error.strerror}") from error
+    except (ValidationError, UnicodeDecodeError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "not UTF-8"}
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise DataError(f"{run / RUN_FILE}: {where}: {first['msg']}") from error

@@ -1,0 +1,116 @@
+"""The kept fraction of a run: its best rows by a rule, with the run's hash, so that training can trust it."""
+
+from decimal import ROUND_HALF_UP, Decimal
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from curate.errors import ConfigurationError, DataError
+from curate.fingerprint import file_sha256
+from curate.manifest.atomic import write_table, write_text
+from curate.manifest.rank import ranked
+from curate.manifest.record import MANIFEST, RunRecord, read_record
+from curate.manifest.verify import read_table
+
+SELECTION, SELECTION_FILE = "selection.parquet", "selection.json"
+
+
+class Rule(BaseModel):
+    """Which rows are kept: exactly one of ratio, top and min_score, on one metric."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    by: str
+    ratio: Decimal | None = Field(None, gt=0, le=1, description="the best fraction of the scored rows")
+    top: int | None = Field(None, ge=1, description="the best N rows")
+    min_score: float | None = Field(None, allow_inf_nan=False, description="rows that score at least this")
+
+    @model_validator(mode="after")
+    def _one(self) -> "Rule":
+        if sum(value is not None for value in (self.ratio, self.top, self.min_score)) != 1:
+            raise ValueError("give exactly one of --ratio, --top and --min-score")
+        return self
+
+    def __str__(self) -> str:
+        if self.ratio is not None:
+            return f"{self.by}-ratio-{self.ratio}"
+        return f"{self.by}-top-{self.top}" if self.top is not None else f"{self.by}-min-score-{self.min_score}"
+
+
+class SelectionRecord(BaseModel):
+    """The whole of `selection.json`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1] = 1
+    package_version: str
+    run_hash: str = Field(description="sha256 of the manifest that was selected from")
+    rule: Rule
+    dataset: JsonValue = Field(description="the run's dataset arguments: where source_row counts")
+    dataset_sha256: str
+    selected: int
+    scored: int
+    sha256: str = Field(description="of selection.parquet")
+
+
+def select_rows(manifest: pa.Table, rule: Rule) -> pa.Table:
+    """The rows that the rule keeps, in its order, with rank and score by its metric.
+
+    A ratio keeps the nearest whole number of rows, halves rounded up, and at least one.
+    """
+    rows = ranked(manifest, rule.by)
+    if rule.min_score is not None:
+        keep = pc.sum(pc.greater_equal(rows["score"], rule.min_score)).as_py() or 0
+    elif rule.ratio is not None:
+        keep = max(1, int((rule.ratio * rows.num_rows).to_integral_value(ROUND_HALF_UP)))
+    else:
+        assert rule.top is not None
+        keep = rule.top
+    return rows.slice(0, keep).select(["rank", "sample_id", "source_row", "score"])
+
+
+def select(run: Path, rule: Rule, output: Path | None) -> tuple[Path, SelectionRecord]:
+    """Write a selection folder.
+
+    Args:
+        output: the folder; by default one inside the run, named by the rule.
+
+    Raises:
+        ConfigurationError: the run did not compute the metric, or the rule keeps nothing.
+        DataError: the run folder is damaged.
+    """
+    record = read_record(run)
+    if rule.by not in record.metrics:
+        raise ConfigurationError(f"--by {rule.by}: {run} has {', '.join(record.metrics)}")
+    if file_sha256(run / MANIFEST) != record.run_hash:
+        raise DataError(f"{run / MANIFEST} is not the file that run.json describes; see curate verify")
+    rows = select_rows(read_table(run, MANIFEST), rule)
+    if rows.num_rows == 0:
+        raise ConfigurationError(f"no row of {run} scores {rule.min_score} or more by {rule.by}")
+    folder = output or run / "selections" / str(rule)
+    if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} <= _OWN):
+        raise ConfigurationError(f"{folder} holds something else; choose another --output")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_table(folder / SELECTION, rows)
+    selection = _selection_record(record, rule, rows.num_rows, file_sha256(folder / SELECTION))
+    write_text(folder / SELECTION_FILE, selection.model_dump_json(indent=2) + "\n")
+    return folder, selection
+
+
+_OWN = {SELECTION, SELECTION_FILE}
+
+
+def _selection_record(record: RunRecord, rule: Rule, selected: int, sha256: str) -> SelectionRecord:
+    return SelectionRecord(
+        package_version=record.package_version,
+        run_hash=record.run_hash,
+        rule=rule,
+        dataset=record.arguments["dataset"],
+        dataset_sha256=record.hashes.dataset,
+        selected=selected,
+        scored=record.counts.scored,
+        sha256=sha256,
+    )

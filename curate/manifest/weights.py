@@ -1,0 +1,82 @@
+"""Feature weights on disk: `weights/`, reusable by other runs of the same model and dictionary."""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from curate.errors import ConfigurationError
+from curate.fingerprint import file_sha256
+from curate.manifest.atomic import write_atomically, write_text
+
+WEIGHTS_FILE, WEIGHTS_RECORD = "feature_weights.safetensors", "feature_weights.json"
+
+
+class WeightsRecord(BaseModel):
+    """What feature weights were computed from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    schema_version: Literal[1] = 1
+    sha256: str
+    model_sha256: str
+    sae_sha256: str
+    dataset_sha256: str
+    hook_layer: int
+    text: str
+    rule: str
+    top_k: int
+    seed: int
+    samples: int
+    features: int
+    features_without_weight: int
+
+
+def write_weights(
+    folder: Path, weight: Float[Tensor, " d_sae"], has_weight: Bool[Tensor, " d_sae"], **facts: str | int
+) -> WeightsRecord:
+    """Write feature weights and their record.
+
+    Args:
+        facts: the fields of `WeightsRecord` that the tensors do not tell.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {"weight": weight.cpu().contiguous(), "has_weight": has_weight.cpu().contiguous()}
+    write_atomically(folder / WEIGHTS_FILE, lambda temporary: save_file(tensors, temporary))
+    record = WeightsRecord.model_validate(
+        {
+            **facts,
+            "sha256": file_sha256(folder / WEIGHTS_FILE),
+            "features": len(weight),
+            "features_without_weight": int((~has_weight).sum()),
+        }
+    )
+    write_text(folder / WEIGHTS_RECORD, record.model_dump_json(indent=2) + "\n")
+    return record
+
+
+def read_weights(folder: Path) -> tuple[Float[Tensor, " d_sae"], WeightsRecord]:
+    """Feature weights (0 for a feature without one) and their record.
+
+    Raises:
+        ConfigurationError: files missing, damaged, or not belonging together.
+    """
+    if not (folder / WEIGHTS_RECORD).exists() and (folder / "weights" / WEIGHTS_RECORD).exists():
+        folder = folder / "weights"
+    try:
+        record = WeightsRecord.model_validate_json((folder / WEIGHTS_RECORD).read_text(encoding="utf-8"))
+        tensors = load_file(folder / WEIGHTS_FILE)
+        weight = tensors["weight"]
+    except (OSError, ValidationError, SafetensorError, KeyError, UnicodeDecodeError) as error:
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        raise ConfigurationError(f"{folder} does not hold whole feature weights ({reason})") from error
+    if file_sha256(folder / WEIGHTS_FILE) != record.sha256:
+        raise ConfigurationError(f"{folder / WEIGHTS_FILE} is not the file that {WEIGHTS_RECORD} describes")
+    if weight.dtype != torch.float64 or len(weight) != record.features or not bool(weight.isfinite().all()):
+        raise ConfigurationError(f"{folder / WEIGHTS_FILE} holds no finite float64 weights of {record.features} features")
+    return weight, record

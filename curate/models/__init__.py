@@ -1,0 +1,63 @@
+"""Vision-language models. `inspect_model` says what a name stands for; its family loads it."""
+
+import json
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from curate.errors import ConfigurationError
+from curate.fingerprint import files_sha256
+from curate.hub import fetch
+from curate.models import llava_next
+from curate.models.family import ModelInfo
+
+FAMILIES = {family.model_type: family for family in (llava_next.FAMILY,)}
+DEFAULT_MODEL = "llava-hf/llava-v1.6-mistral-7b-hf"
+FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
+
+
+class ModelSpec(BaseModel):
+    """Which model, and how it is run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    name: str = Field(description="a hub id or a folder")
+    dtype: str = Field("auto", pattern="^(auto|float32|bfloat16|float16)$")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda|cuda:\d+|mps)$")
+
+
+def inspect_model(name: str) -> ModelInfo:
+    """What a model is, from its files; weights are hashed but not loaded.
+
+    Raises:
+        ConfigurationError: no known family, or files missing.
+        DataError: the hub cannot be reached.
+    """
+    path = Path(name)
+    if not path.is_dir():
+        if path.is_absolute() or name.startswith(".") or name.count("/") != 1:
+            raise ConfigurationError(f"--model {name}: no such folder, and not a hub id such as {DEFAULT_MODEL}")
+        path = fetch(name, "model", FILES, "name a local copy with --model")
+    try:
+        config = json.loads((path / "config.json").read_text())
+        family = FAMILIES.get(config["model_type"])
+    except FileNotFoundError as error:
+        raise ConfigurationError(f"--model {name}: there is no config.json in {path}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError(f"--model {name}: config.json is not a model's config: {error}") from error
+    if family is None:
+        known = ", ".join(FAMILIES)
+        raise ConfigurationError(f"--model {name}: its type is {config['model_type']}; these can be scored: {known}")
+    files = sorted({file for pattern in FILES for file in path.glob(pattern)})
+    if not any(file.suffix == ".safetensors" for file in files):
+        raise ConfigurationError(f"--model {name}: there is no .safetensors file in {path}; no other format is read")
+    text = family.text_config(config)
+    return ModelInfo(
+        name=name,
+        path=path,
+        family=family,
+        d_model=int(str(text["hidden_size"])),
+        n_layers=int(str(text["num_hidden_layers"])),
+        context=int(str(text["max_position_embeddings"])),
+        sha256=files_sha256(path, files),
+    )

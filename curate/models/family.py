@@ -1,0 +1,81 @@
+"""What every family of vision-language models provides: inputs from samples, hidden states from inputs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from PIL.Image import Image
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """One sample as its model takes it.
+
+    Attributes:
+        input_ids: token ids, template included.
+        is_image: which positions hold image tokens, row separators included.
+        tensors: what else the family's model takes, by name.
+    """
+
+    input_ids: Int[Tensor, " tokens"]
+    is_image: Bool[Tensor, " tokens"]
+    tensors: Mapping[str, Tensor]
+
+
+class InputBuilder(Protocol):
+    """The CPU side: tokenizer and image processor."""
+
+    def build(self, image: Image, question: str, response: str | None) -> ModelInputs:
+        """One user turn of image and question, then an assistant turn if there is a response.
+
+        Raises:
+            SampleError: the sample does not fit the model.
+        """
+        ...
+
+
+class CutModel(Protocol):
+    """The device side: the model up to its hook layer."""
+
+    def hidden_states(self, batch: Sequence[ModelInputs]) -> list[Float[Tensor, "tokens d_model"]]:
+        """The residual stream after the hook layer, for each sample without padding."""
+        ...
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is known of a model before its weights are loaded.
+
+    Attributes:
+        context: the most tokens that it takes.
+        sha256: over config, tokenizer, processor and weights.
+    """
+
+    name: str
+    path: Path
+    family: "Family"
+    d_model: int
+    n_layers: int
+    context: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model family: how to recognise, describe and load it.
+
+    Attributes:
+        model_type: `model_type` in the model's config.json.
+        text_config: the part of config.json that describes the text model; raises ConfigurationError if unfit.
+        load_builder: tokenizer and processor from the model's folder.
+        load_model: from (model, hook layer, dtype, device), only what is below the cut.
+    """
+
+    model_type: str
+    text_config: Callable[[Mapping[str, object]], Mapping[str, object]]
+    load_builder: Callable[[ModelInfo], InputBuilder]
+    load_model: Callable[[ModelInfo, int, torch.dtype, str], CutModel]

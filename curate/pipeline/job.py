@@ -1,0 +1,148 @@
+"""What `curate score` is asked to do, and the check that it can be done before anything is loaded."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from curate import demo
+from curate.datasets import DEMO, Dataset, DatasetSpec, open_dataset
+from curate.errors import ConfigurationError
+from curate.manifest.weights import WeightsRecord, read_weights
+from curate.models import ModelSpec, inspect_model
+from curate.models.family import ModelInfo
+from curate.sae.dictionary import DictionaryInfo, inspect_dictionary
+from curate.scoring.parameters import ScoringParameters
+
+
+class ScoreJob(BaseModel):
+    """One execution of scoring, fully spelled out."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    output: Path
+    dataset: DatasetSpec = DatasetSpec()
+    model: ModelSpec = ModelSpec(name=DEMO)
+    sae: str = Field(DEMO, description="a sae_lens folder, or RELEASE:SAE_ID")
+    parameters: ScoringParameters
+    weights: Path | None = Field(None, description="feature weights to reuse instead of computing them")
+    allow_model_mismatch: bool = Field(False, description="score with an SAE that was trained on another model")
+    actors: int = Field(1, ge=1, le=10_000, description="scoring actors")
+    gpus_per_actor: float | None = Field(None, ge=0, description="GPUs of each actor; by default 1 if there are any")
+    prepare_workers: int | None = Field(None, ge=1, description="CPU workers that decode and tokenize")
+    address: str | None = Field(None, description="a running Ray cluster; none starts one here")
+    shard_rows: int = Field(512, ge=1, description="rows per range; batches never cross ranges")
+    max_error_rate: float = Field(0.05, ge=0, le=1, description="stop once more than this share of all rows failed")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job whose inputs were found and agree; what workers need is in here, and cheap to pickle."""
+
+    job: ScoreJob
+    dataset: Dataset
+    model: ModelInfo
+    sae: DictionaryInfo
+    weights: WeightsRecord | None
+    device: str
+    dtype: torch.dtype
+    notes: tuple[str, ...]
+
+    @property
+    def gpus_per_actor(self) -> float:
+        if self.device != "cuda":
+            return 0.0
+        return 1.0 if self.job.gpus_per_actor is None else self.job.gpus_per_actor
+
+
+def hook_layer(sae: DictionaryInfo, asked: int | None) -> int:
+    """The hook layer that the SAE and the command line agree on.
+
+    Raises:
+        ConfigurationError: they do not, or neither says.
+    """
+    if asked is not None and sae.hook_layer is not None and asked != sae.hook_layer:
+        raise ConfigurationError(f"--hook-layer {asked}: the SAE in {sae.path} was trained on layer {sae.hook_layer}")
+    layer = sae.hook_layer if asked is None else asked
+    if layer is None:
+        raise ConfigurationError(f"the SAE in {sae.path} does not say which layer it reads; name it with --hook-layer")
+    return layer
+
+
+def resolve_demo(name: str, what: Path) -> str:
+    """`demo` stands for the embedded model or dictionary."""
+    return str(what) if name == DEMO else name
+
+
+def plan(job: ScoreJob) -> Plan:
+    """Open the data, look at model and dictionary, and check that all agree; loads no weights.
+
+    Raises:
+        ConfigurationError: something cannot work; the message says what to do.
+        DataError: data cannot be read, or the hub cannot be reached.
+    """
+    dataset = open_dataset(job.dataset)
+    model = inspect_model(resolve_demo(job.model.name, demo.MODEL))
+    sae = inspect_dictionary(resolve_demo(job.sae, demo.SAE))
+    notes = list(sae.notes)
+    layer = job.parameters.hook_layer
+    hook_layer(sae, layer)
+    if not 0 <= layer < model.n_layers:
+        raise ConfigurationError(f"hook layer {layer}: {model.name} has layers 0 to {model.n_layers - 1}")
+    if sae.d_model != model.d_model:
+        raise ConfigurationError(
+            f"the SAE in {sae.path} reads hidden states of width {sae.d_model}, {model.name} has {model.d_model}: "
+            "name the SAE that was trained on this model with --sae"
+        )
+    if sae.model_hash is not None and sae.model_hash != model.sha256:
+        difference = f"trained on a model with hash {sae.model_hash[:12]}, and {model.name} has {model.sha256[:12]}"
+        if not job.allow_model_mismatch:
+            raise ConfigurationError(
+                f"the SAE in {sae.path} was {difference}; --allow-model-mismatch scores all the same, as for a "
+                "fine-tuned copy of that model"
+            )
+        notes.append(f"the SAE was {difference}")
+    if job.model.name == DEMO and job.dataset.name != DEMO:
+        notes.append("the demo model knows only its toy world: ranks of other data say nothing about quality")
+    if len(dataset) < dataset.source.n_rows:
+        notes.append(f"{len(dataset):,} of the {dataset.source.n_rows:,} rows of {dataset.name} were picked")
+    device, dtype = _device(job.model)
+    weights = _reused_weights(job, model, sae) if job.parameters.needs_weights else None
+    return Plan(job, dataset, model, sae, weights, device, dtype, tuple(notes))
+
+
+def _device(spec: ModelSpec) -> tuple[str, torch.dtype]:
+    device = spec.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigurationError("--device cuda: torch sees no GPU here")
+    if device.startswith("cuda:"):
+        raise ConfigurationError("--device: actors are given their GPUs by Ray; say cuda, and --gpus-per-actor")
+    name = ("bfloat16" if device == "cuda" else "float32") if spec.dtype == "auto" else spec.dtype
+    return device, getattr(torch, name)
+
+
+def _reused_weights(job: ScoreJob, model: ModelInfo, sae: DictionaryInfo) -> WeightsRecord | None:
+    if job.weights is None:
+        return None
+    _, record = read_weights(job.weights)
+    wanted = {
+        "model hash": (record.model_sha256, model.sha256),
+        "SAE hash": (record.sae_sha256, sae.sha256),
+        "hook layer": (record.hook_layer, job.parameters.hook_layer),
+        "top-K": (record.top_k, job.parameters.top_k),
+        "weight rule": (record.rule, job.parameters.weight_rule),
+        "text": (record.text, job.parameters.text),
+    }
+    differences = [f"{what} {str(have)[:16]} ≠ {str(need)[:16]}" for what, (have, need) in wanted.items() if have != need]
+    if differences:
+        raise ConfigurationError(f"--weights {job.weights}: computed with another {'; '.join(differences)}")
+    return record
+
+
+def worker_threads(job: ScoreJob) -> int:
+    """CPU threads for each scoring actor: the machine's cores, divided."""
+    return max(1, (os.cpu_count() or 1) // job.actors)

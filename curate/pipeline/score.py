@@ -1,0 +1,338 @@
+"""The scoring run: read → prepare on CPU workers → score on actors → shards → manifest."""
+
+import contextlib
+import logging
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import torch
+
+from curate import __version__
+from curate.datasets import Dataset
+from curate.errors import ConfigurationError, CurateError, RunStopped
+from curate.fingerprint import file_sha256
+from curate.manifest.rank import write_manifest, write_shard
+from curate.manifest.record import (
+    MANIFEST,
+    QUARANTINE,
+    RUN_FILE,
+    SHARDS_FOLDER,
+    WEIGHTS_FOLDER,
+    Counts,
+    FileRecord,
+    Hashes,
+    RunRecord,
+    write_record,
+)
+from curate.manifest.weights import WEIGHTS_FILE, WEIGHTS_RECORD, WeightsRecord, read_weights, write_weights
+from curate.pipeline.job import Plan, ScoreJob, plan
+from curate.pipeline.workers import PrepareWorker, ScoreActor, WeightsActor, check, from_bytes
+
+_BLOCK_BYTES = 32 * 2**20
+_OBJECT_STORE_BYTES = 2 * 2**30
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a stage is: `weights` or `score`."""
+
+    stage: str
+    done: int
+    total: int
+    tokens: int = 0
+    quarantined: int = 0
+
+
+Report = Callable[[Progress], None]
+
+
+def score(job: ScoreJob, report: Report, announce: Callable[[Plan], None], overwrite: bool = False) -> RunRecord:
+    """Execute a scoring run and write its folder.
+
+    Args:
+        report: called as samples are done.
+        announce: called once with what was found, before anything is loaded.
+        overwrite: replace an existing run folder.
+
+    Raises:
+        ConfigurationError, DataError: before any work is done.
+        RunStopped: too many rows failed; what was scored is kept.
+    """
+    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), _Clock()
+    the_plan = plan(job)
+    clock.lap("plan")
+    announce(the_plan)
+    run = _make_folder(job.output, overwrite)
+    with _ray(job, the_plan):
+        clock.lap("start")
+        weights = None
+        if job.parameters.needs_weights:
+            weights = _weights(the_plan, run, report)
+            clock.lap("weights")
+        error_budget = job.max_error_rate * len(the_plan.dataset)
+        failed = _score_ranges(the_plan, run, report, error_budget)
+        clock.lap("score")
+    manifest, quarantine = write_manifest(run, job.parameters.metrics)
+    clock.lap("rank")
+    record = _record(the_plan, run, manifest, quarantine, weights, started, clock.laps)
+    write_record(run, record)
+    shutil.rmtree(run / SHARDS_FOLDER)
+    if failed > error_budget:
+        raise RunStopped(
+            f"{failed:,} of {record.counts.read:,} rows read failed, more than --max-error-rate "
+            f"{job.max_error_rate} of {len(the_plan.dataset):,} allows ({_commonest(record)}); "
+            f"what was scored is in {run}"
+        )
+    return record
+
+
+class _Clock:
+    """Seconds between laps."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.laps[name] = round(now - self._last, 3)
+        self._last = now
+
+
+def _make_folder(run: Path, overwrite: bool) -> Path:
+    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        if not overwrite:
+            raise ConfigurationError(f"{run} exists; choose another --output, or replace it with --overwrite")
+        if not run.is_dir() or not ((run / RUN_FILE).exists() or (run / SHARDS_FOLDER).exists()):
+            raise ConfigurationError(f"{run} is not a run folder; --overwrite replaces nothing else")
+        shutil.rmtree(run)
+    try:
+        (run / SHARDS_FOLDER).mkdir(parents=True)
+    except OSError as error:
+        raise ConfigurationError(f"--output {run} cannot be made: {error.strerror}") from error
+    return run
+
+
+@contextlib.contextmanager
+def _ray(job: ScoreJob, the_plan: Plan) -> Iterator[None]:
+    """A connection to the cluster named, or a Ray of our own on this machine."""
+    # Read by Ray's own processes: no calls home, no native warnings among our lines.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if job.address is None:
+        # Actors occupy a logical CPU each while they compute; the machine's own stay free for preparation.
+        cores = os.cpu_count() or 1
+        options |= {"num_cpus": cores + job.actors, "include_dashboard": False}
+        options |= {"object_store_memory": _OBJECT_STORE_BYTES}
+    try:
+        ray.init(address=job.address, **options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        where = f"the Ray cluster at {job.address}" if job.address else "Ray on this machine"
+        raise ConfigurationError(f"{where} did not answer: {str(error).splitlines()[0]}") from error
+    try:
+        _check_resources(job, the_plan)
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        context.target_max_block_size = _BLOCK_BYTES
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_resources(job: ScoreJob, the_plan: Plan) -> None:
+    have = ray.cluster_resources()
+    need = {"CPU": job.actors + 1, "GPU": job.actors * the_plan.gpus_per_actor}
+    for name, amount in need.items():
+        if have.get(name, 0) < amount:
+            raise ConfigurationError(
+                f"--actors {job.actors} needs {amount:g} {name}s, and there are {have.get(name, 0):g}; "
+                "lower --actors or --gpus-per-actor"
+            )
+
+
+def _prepared(the_plan: Plan, dataset: Dataset) -> ray.data.Dataset:
+    """The stream of packed batches: one row a batch, made by a pool of CPU workers."""
+    step = the_plan.job.shard_rows
+    ranges = [{"start": start, "stop": min(start + step, len(dataset))} for start in range(0, len(dataset), step)]
+    workers = the_plan.job.prepare_workers or max(1, (os.cpu_count() or 1) - the_plan.job.actors)
+    workers = min(workers, len(ranges))
+    return ray.data.from_items(ranges, override_num_blocks=len(ranges)).map_batches(
+        PrepareWorker,
+        fn_constructor_args=(the_plan, dataset),
+        compute=ray.data.ActorPoolStrategy(size=workers),
+        batch_size=1,
+        num_cpus=1,
+    )
+
+
+def _weights(the_plan: Plan, run: Path, report: Report) -> WeightsRecord:
+    """Compute feature weights over a seeded sample of the data, or copy those to reuse; write `weights/`."""
+    job = the_plan.job
+    if the_plan.weights is not None and job.weights is not None:
+        source = job.weights / WEIGHTS_FOLDER if (job.weights / WEIGHTS_FOLDER).is_dir() else job.weights
+        shutil.copytree(source, run / WEIGHTS_FOLDER)
+        return the_plan.weights
+    dataset = weight_dataset(the_plan.dataset, job.parameters.weight_samples, job.parameters.seed)
+    # A second thread answers for the progress while the first computes.
+    options = {"num_cpus": 1, "num_gpus": the_plan.gpus_per_actor, "max_concurrency": 2}
+    actors = [WeightsActor.options(**options).remote(the_plan, dataset.rows) for _ in range(job.actors)]
+    splits = _prepared(the_plan, dataset).streaming_split(len(actors))
+    try:
+        pending = [actor.consume.remote(split) for actor, split in zip(actors, splits, strict=True)]
+        while pending:
+            finished, pending = ray.wait(pending, num_returns=len(pending), timeout=0.5)
+            ray.get(finished)
+            done = sum(ray.get([actor.progress.remote() for actor in actors]))
+            report(Progress("weights", done, len(dataset)))
+        first, *others = actors
+        for other in others:
+            ray.get(first.merge.remote(other.kept.remote()))
+        weights, n_samples = ray.get(first.weights.remote(the_plan))
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, CurateError):
+            raise error.cause from error
+        raise
+    for actor in actors:
+        ray.kill(actor)
+    return write_weights(
+        run / WEIGHTS_FOLDER,
+        weights.weight,
+        weights.has_weight,
+        model_sha256=the_plan.model.sha256,
+        sae_sha256=the_plan.sae.sha256,
+        dataset_sha256=the_plan.dataset.fingerprint,
+        hook_layer=job.parameters.hook_layer,
+        text=job.parameters.text,
+        rule=job.parameters.weight_rule,
+        top_k=job.parameters.top_k,
+        seed=job.parameters.seed,
+        samples=n_samples,
+    )
+
+
+def weight_dataset(dataset: Dataset, samples: int, seed: int) -> Dataset:
+    """The rows that feature weights are computed from: all, or a seeded draw."""
+    if samples >= len(dataset):
+        return dataset
+    positions = sorted(random.Random(f"weights:{seed}").sample(range(len(dataset)), samples))
+    return replace(dataset, rows=[dataset.rows[position] for position in positions])
+
+
+def _score_ranges(the_plan: Plan, run: Path, report: Report, error_budget: float) -> int:
+    """Score every range and commit each as a shard when its last row is in; returns how many rows failed."""
+    job, total = the_plan.job, len(the_plan.dataset)
+    folder = str(run / WEIGHTS_FOLDER) if job.parameters.needs_weights else None
+    results = _prepared(the_plan, the_plan.dataset).map_batches(
+        ScoreActor,
+        fn_constructor_args=(the_plan, folder),
+        compute=ray.data.ActorPoolStrategy(size=job.actors),
+        batch_size=None,
+        num_cpus=1,
+        num_gpus=the_plan.gpus_per_actor or None,
+    )
+    open_ranges: dict[int, list[pa.Table]] = {}
+    done = tokens = failed = 0
+    for block in results.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for row in block.to_pylist():
+            check(row["kind"], row["payload"])
+            start, rows = row["start"], from_bytes(row["payload"])
+            open_ranges.setdefault(start, []).append(rows)
+            done += rows.num_rows
+            if "error" in rows.column_names:
+                failed += rows.num_rows - rows["error"].null_count
+            if "n_text_tokens" in rows.column_names:
+                tokens += pc.sum(rows["n_text_tokens"]).as_py() or 0
+                tokens += pc.sum(rows["n_image_tokens"]).as_py() or 0
+            _commit_if_whole(run, job, total, start, open_ranges)
+        report(Progress("score", done, total, tokens, failed))
+        if failed > error_budget:
+            for start in list(open_ranges):
+                _commit(run, start, min(start + job.shard_rows, total), open_ranges.pop(start))
+            break
+    return failed
+
+
+def _commit_if_whole(run: Path, job: ScoreJob, total: int, start: int, open_ranges: dict[int, list[pa.Table]]) -> None:
+    stop = min(start + job.shard_rows, total)
+    if sum(rows.num_rows for rows in open_ranges[start]) == stop - start:
+        _commit(run, start, stop, open_ranges.pop(start))
+
+
+def _commit(run: Path, start: int, stop: int, tables: list[pa.Table]) -> None:
+    write_shard(run, start, stop, pa.concat_tables(tables, promote_options="default"))
+
+
+def _record(
+    the_plan: Plan,
+    run: Path,
+    manifest: pa.Table,
+    quarantine: pa.Table,
+    weights: WeightsRecord | None,
+    started: str,
+    timings: dict[str, float],
+) -> RunRecord:
+    job, parameters = the_plan.job, the_plan.job.parameters
+    read = manifest.num_rows + quarantine.num_rows
+    files = {name: table.num_rows for name, table in ((MANIFEST, manifest), (QUARANTINE, quarantine))}
+    names: dict[str, int | None] = {**files}
+    if weights is not None:
+        names |= {f"{WEIGHTS_FOLDER}/{WEIGHTS_FILE}": None, f"{WEIGHTS_FOLDER}/{WEIGHTS_RECORD}": None}
+    return RunRecord(
+        package_version=__version__,
+        status="complete" if read == len(the_plan.dataset) else "stopped",
+        started=started,
+        arguments=job.model_dump(mode="json"),
+        metrics=list(parameters.metrics),
+        hashes=Hashes(
+            dataset=the_plan.dataset.fingerprint,
+            model=the_plan.model.sha256,
+            sae=the_plan.sae.sha256,
+            weights=None if weights is None else weights.sha256,
+        ),
+        hook_layer=parameters.hook_layer,
+        delta=parameters.delta,
+        top_k=parameters.top_k,
+        device=torch.cuda.get_device_name() if the_plan.device == "cuda" else the_plan.device,
+        dtype=str(the_plan.dtype).removeprefix("torch."),
+        versions={name: version(name) for name in ("torch", "transformers", "ray", "pyarrow")},
+        counts=Counts(
+            selected=len(the_plan.dataset),
+            read=read,
+            scored=manifest.num_rows,
+            quarantined=quarantine.num_rows,
+            quarantined_by_error={
+                entry["values"]: entry["counts"] for entry in pc.value_counts(quarantine["error"]).to_pylist()
+            },
+            near_delta=pc.sum(manifest["near_delta"]).as_py() or 0,
+            text_tokens=pc.sum(manifest["n_text_tokens"]).as_py() or 0,
+            image_tokens=pc.sum(manifest["n_image_tokens"]).as_py() or 0,
+            features=the_plan.sae.d_sae,
+            features_without_weight=None if weights is None else weights.features_without_weight,
+        ),
+        timings=timings,
+        notes=list(the_plan.notes),
+        files={
+            name: FileRecord(sha256=file_sha256(run / name), bytes=(run / name).stat().st_size, rows=rows)
+            for name, rows in names.items()
+        },
+    )
+
+
+def _commonest(record: RunRecord) -> str:
+    by_error = sorted(record.counts.quarantined_by_error.items(), key=lambda entry: -entry[1])
+    return ", ".join(f"{count:,} {error}" for error, count in by_error[:3])

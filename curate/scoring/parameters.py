@@ -1,0 +1,33 @@
+"""What decides a run's scores, beside data, model and dictionary."""
+
+from pydantic import Field, field_validator
+
+from curate.metrics import METRICS
+from curate.metrics.parameters import MetricParameters
+from curate.scoring.prepare import Text
+
+DEFAULT_TOP_FEATURES = 10
+
+
+class ScoringParameters(MetricParameters):
+    """Parameters of one run; together with the inputs' hashes they determine every score."""
+
+    metrics: tuple[str, ...] = Field(tuple(METRICS), description="metrics to compute, the one to rank by first")
+    text: Text = Field("prompt+chosen", description="tokens scored; the published code takes the prompt alone")
+    hook_layer: int = Field(ge=0, description="features are read after this decoder block")
+    batch_size: int = Field(8192, ge=1, description="tokens per forward pass, padding included")
+    weight_samples: int = Field(1000, ge=1, description="samples that feature weights are computed from")
+    top_features: int = Field(DEFAULT_TOP_FEATURES, ge=0, description="features listed with each sample")
+
+    @field_validator("metrics")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [name for name in names if name not in METRICS]:
+            raise ValueError(f"no metric {', '.join(unknown)}; there are: {', '.join(METRICS)}")
+        if not names or len(set(names)) < len(names):
+            raise ValueError("name each metric once, and at least one")
+        return names
+
+    @property
+    def needs_weights(self) -> bool:
+        return any(METRICS[name].needs == "weights" for name in self.metrics)

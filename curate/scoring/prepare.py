@@ -1,0 +1,62 @@
+"""Samples in, batches of model inputs out: everything that happens before the device."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from curate.errors import SampleError
+from curate.manifest.rows import QuarantineRow
+from curate.models.family import InputBuilder, ModelInputs
+from curate.sample import Sample
+
+Text = Literal["prompt+chosen", "prompt", "prompt+rejected"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A sample ready for its model; its texts and image are no longer needed."""
+
+    sample_id: str
+    source_row: int
+    quality: str | None
+    inputs: ModelInputs
+
+
+def quarantined(source_row: int, error: SampleError, sample_id: str | None = None) -> QuarantineRow:
+    """The quarantine row of an error."""
+    reason = " ".join(str(error).split())
+    return QuarantineRow(source_row, sample_id or error.sample_id, error.stage, type(error).__name__, reason)
+
+
+def prepare(
+    samples: Iterable[tuple[int, Sample | SampleError]], builder: InputBuilder, text: Text
+) -> Iterator[Prepared | QuarantineRow]:
+    """Build each sample's inputs: question, image and the response that `text` names."""
+    for source_row, sample in samples:
+        if isinstance(sample, SampleError):
+            yield quarantined(source_row, sample)
+            continue
+        response = {"prompt+chosen": sample.chosen, "prompt": None, "prompt+rejected": sample.rejected}[text]
+        try:
+            inputs = builder.build(sample.image, sample.question, response)
+        except SampleError as error:
+            yield quarantined(source_row, error, sample.sample_id)
+        else:
+            yield Prepared(sample.sample_id, source_row, sample.quality, inputs)
+
+
+def token_batches(prepared: Iterable[Prepared], budget: int) -> Iterator[list[Prepared]]:
+    """Group neighbours so that no batch, padded to its longest sample, holds more tokens than the budget.
+
+    A sample longer than the budget is a batch by itself.
+    """
+    batch: list[Prepared] = []
+    longest = 0
+    for sample in prepared:
+        longest = max(longest, len(sample.inputs.input_ids))
+        if batch and longest * (len(batch) + 1) > budget:
+            yield batch
+            batch, longest = [], len(sample.inputs.input_ids)
+        batch.append(sample)
+    if batch:
+        yield batch

@@ -1,0 +1,86 @@
+"""One process's scoring: batches of inputs in, scored samples out."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from curate.errors import NonFinite
+from curate.manifest.rows import QuarantineRow, ScoredRow
+from curate.metrics import METRICS
+from curate.metrics.activity import measure_activity
+from curate.metrics.cosine import contributions
+from curate.metrics.metric import Evidence
+from curate.models.family import CutModel
+from curate.sae.dictionary import Dictionary
+from curate.scoring.parameters import ScoringParameters
+from curate.scoring.prepare import Prepared, quarantined
+
+# Activations held at once: chunk tokens × d_sae. 64 MiB in float32, whatever the sample and the dictionary.
+CHUNK_ELEMENTS = 2**24
+
+
+def token_chunks(n_tokens: int, d_sae: int) -> Iterator[slice]:
+    """Consecutive slices of a sample's tokens, each small enough to hold its activations."""
+    step = max(1, CHUNK_ELEMENTS // d_sae)
+    return (slice(start, min(start + step, n_tokens)) for start in range(0, n_tokens, step))
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A cut model with its dictionary.
+
+    Attributes:
+        weights: feature weights on the model's device; None if no metric needs them.
+    """
+
+    model: CutModel
+    dictionary: Dictionary
+    parameters: ScoringParameters
+    weights: Float[Tensor, " d_sae"] | None
+
+    @torch.inference_mode()
+    def score(self, batch: Sequence[Prepared]) -> list[ScoredRow | QuarantineRow]:
+        """One forward pass; a sample whose hidden states are not finite is quarantined, the others are not."""
+        hidden_states = self.model.hidden_states([sample.inputs for sample in batch])
+        return [self._score_sample(sample, hidden) for sample, hidden in zip(batch, hidden_states, strict=True)]
+
+    def _score_sample(self, sample: Prepared, hidden: Float[Tensor, "tokens d_model"]) -> ScoredRow | QuarantineRow:
+        if not bool(hidden.isfinite().all()):
+            return quarantined(
+                sample.source_row, NonFinite("hidden states are NaN or infinite at the hook layer"), sample.sample_id
+            )
+        is_image = sample.inputs.is_image.to(hidden.device)
+        near: list[Bool[Tensor, ""]] = []
+
+        def chunks() -> Iterator[tuple[Float[Tensor, "tokens d_sae"], Bool[Tensor, " tokens"]]]:
+            for part in token_chunks(len(hidden), self.dictionary.d_sae):
+                pre = self.dictionary.pre_activations(hidden[part])
+                z = self.dictionary.activations(pre)
+                # Batch shapes change the order of sums, and so pre-activations, by about this much.
+                noise = torch.finfo(hidden.dtype).eps * pre.abs().max()
+                near.append(self.dictionary.switch_distance(pre, z, self.parameters.delta) < noise)
+                yield z, is_image[part]
+
+        evidence = Evidence(sample.sample_id, measure_activity(chunks()), self.weights, self.parameters)
+        scores = {name: METRICS[name].score(evidence) for name in self.parameters.metrics}
+        top: list[tuple[int, float]] = []
+        if "cosine" in scores:
+            added = contributions(evidence)
+            # A stable sort, so that among equals the lower feature comes first on every device.
+            values, features = added.sort(descending=True, stable=True)
+            listed = (values != 0).nonzero().flatten()[: self.parameters.top_features]
+            top = list(zip(features[listed].tolist(), values[listed].tolist(), strict=True))
+        n_image = int(sample.inputs.is_image.sum())
+        return ScoredRow(
+            sample_id=sample.sample_id,
+            source_row=sample.source_row,
+            quality=sample.quality,
+            scores=scores,
+            n_text_tokens=len(hidden) - n_image,
+            n_image_tokens=n_image,
+            top_features=top,
+            near_delta=bool(torch.stack(near).any()),
+        )

@@ -1,0 +1,75 @@
+"""The first pass: feature weights from a sample of the data."""
+
+from collections.abc import Sequence
+
+import torch
+
+from curate.errors import ConfigurationError
+from curate.metrics.parameters import WeightRule
+from curate.metrics.weights import FeatureWeights, TopTokens, feature_weights
+from curate.models.family import CutModel
+from curate.sae.dictionary import Dictionary
+from curate.scoring.prepare import Prepared
+from curate.scoring.scorer import token_chunks
+
+
+class WeightsPass:
+    """One worker's share of the weight samples: the strongest tokens of each feature and modality.
+
+    Args:
+        rows: source rows of all weight samples, ascending, on whatever worker. A token's place in this
+            order decides between equal activations, so the division of work does not matter.
+        context: the most tokens that a sample has.
+    """
+
+    def __init__(
+        self, model: CutModel, dictionary: Dictionary, top_k: int, rows: Sequence[int], context: int
+    ) -> None:
+        if len(rows) * context >= 2**32:
+            raise ConfigurationError(f"--weight-samples {len(rows):,} is too many at {context:,} tokens each")
+        self.model, self.dictionary, self.top_k, self.context = model, dictionary, top_k, context
+        self.first_token = {row: ordinal * context for ordinal, row in enumerate(rows)}
+        self.n_samples = 0
+        self.text: TopTokens | None = None
+        self.image: TopTokens | None = None
+
+    @torch.inference_mode()
+    def add(self, batch: Sequence[Prepared]) -> None:
+        """Run a batch through the model and keep what is strongest; samples that are not finite are left out."""
+        for sample, hidden in zip(batch, self.model.hidden_states([s.inputs for s in batch]), strict=True):
+            if not bool(hidden.isfinite().all()):
+                continue
+            text, image = self._top_tokens(hidden)
+            is_image = sample.inputs.is_image.to(hidden.device)
+            index = self.first_token[sample.source_row] + torch.arange(len(hidden), device=hidden.device)
+            for part in token_chunks(len(hidden), self.dictionary.d_sae):
+                z = self.dictionary.encode(hidden[part])
+                for top, mask in ((text, ~is_image[part]), (image, is_image[part])):
+                    if bool(mask.any()):
+                        top.add(z[mask], hidden[part][mask], index[part][mask])
+            self.n_samples += 1
+
+    @torch.inference_mode()
+    def merge(self, text: TopTokens, image: TopTokens, n_samples: int) -> None:
+        """Take in another worker's share."""
+        own_text, own_image = self._top_tokens(text.vectors)
+        own_text.merge(text)
+        own_image.merge(image)
+        self.n_samples += n_samples
+
+    @torch.inference_mode()
+    def weights(self, rule: WeightRule) -> FeatureWeights:
+        """The feature weights of all samples taken in.
+
+        Raises:
+            ConfigurationError: not one sample could be used.
+        """
+        if self.text is None or self.image is None:
+            raise ConfigurationError("none of the weight samples could be run; raise --weight-samples")
+        return feature_weights(self.text, self.image, rule)
+
+    def _top_tokens(self, like: torch.Tensor) -> tuple[TopTokens, TopTokens]:
+        if self.text is None or self.image is None:
+            shape = (self.dictionary.d_sae, like.shape[-1], self.top_k, self.dictionary.weight.device, like.dtype)
+            self.text, self.image = TopTokens(*shape), TopTokens(*shape)
+        return self.text, self.image

@@ -1,0 +1,62 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from curate import demo
+from curate.datasets import DatasetSpec, open_dataset
+from curate.models import inspect_model
+from curate.sae.dictionary import inspect_dictionary, load_dictionary
+from curate.scoring.prepare import Prepared, prepare
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Real photographs in the public data sets' layouts."""
+    path = os.environ.get("CURATE_REAL_DATA")
+    if not path:
+        pytest.skip("CURATE_REAL_DATA names no folder with real data")
+    return Path(path)
+
+
+@pytest.fixture(scope="session")
+def demo_info():
+    return inspect_model(str(demo.MODEL))
+
+
+@pytest.fixture(scope="session")
+def demo_builder(demo_info):
+    return demo_info.family.load_builder(demo_info)
+
+
+@pytest.fixture(scope="session")
+def demo_cut(demo_info):
+    return demo_info.family.load_model(demo_info, demo.HOOK_LAYER, torch.float32, "cpu")
+
+
+@pytest.fixture(scope="session")
+def demo_dictionary():
+    return load_dictionary(inspect_dictionary(str(demo.SAE)))
+
+
+@pytest.fixture(scope="session")
+def demo_prepared(demo_builder) -> list[Prepared]:
+    """The first 200 demo samples, as the model takes them."""
+    return prepared(DatasetSpec(limit=200), demo_builder)
+
+
+@pytest.fixture(scope="session")
+def real_prepared(real_data, demo_builder) -> list[Prepared]:
+    """The real photographs' 87 samples, as the demo model takes them."""
+    spec = DatasetSpec(name="align-anything", data_dir=real_data / "align_anything", split="all")
+    return prepared(spec, demo_builder)
+
+
+def prepared(spec: DatasetSpec, builder) -> list[Prepared]:
+    dataset = open_dataset(spec)
+    rows = list(prepare(dataset.samples(range(len(dataset))), builder, "prompt+chosen"))
+    assert all(isinstance(row, Prepared) for row in rows)
+    return rows  # type: ignore[return-value]

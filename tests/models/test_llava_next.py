@@ -1,0 +1,238 @@
+"""The cut model against the whole one, for every text backbone; image tokens against an independent count."""
+
+import json
+import random
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    MistralConfig,
+    Qwen2Config,
+)
+
+from curate import demo
+from curate.errors import ConfigurationError, DataError, ImageShape, ReservedToken, TooLong
+from curate.models import inspect_model
+
+BACKBONES = {"mistral": MistralConfig, "llama": LlamaConfig, "qwen2": Qwen2Config}
+PINPOINTS = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
+
+
+@pytest.fixture(scope="module", params=BACKBONES)
+def folder(request, tmp_path_factory):
+    """A random model with the demo's tokenizer and processor."""
+    return make_model(tmp_path_factory.mktemp(request.param), BACKBONES[request.param])
+
+
+def make_model(path, backbone):
+    for file in demo.MODEL.iterdir():
+        if file.suffix != ".safetensors":
+            shutil.copy(file, path)
+    processor = json.loads((path / "processor_config.json").read_text())
+    processor["image_processor"]["image_grid_pinpoints"] = PINPOINTS
+    (path / "processor_config.json").write_text(json.dumps(processor))
+    old = json.loads((demo.MODEL / "config.json").read_text())
+    config = LlavaNextConfig(
+        text_config=backbone(
+            vocab_size=old["text_config"]["vocab_size"],
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=5,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=600,
+        ),
+        vision_config=CLIPVisionConfig(
+            hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=2, image_size=28, patch_size=7
+        ),
+        image_token_id=old["image_token_index"],
+        image_grid_pinpoints=PINPOINTS,
+        vision_feature_layer=-2,
+    )
+    torch.manual_seed(0)
+    LlavaNextForConditionalGeneration(config).save_pretrained(path)
+    return path
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    rng = random.Random(seed)
+    return Image.frombytes("RGB", (width, height), rng.randbytes(width * height * 3))
+
+
+@pytest.mark.parametrize("hook_layer", [0, 2, 4])
+def test_hidden_states_are_the_whole_models_bit_for_bit(folder, hook_layer):
+    info = inspect_model(str(folder))
+    cut = info.family.load_model(info, hook_layer, torch.float32, "cpu")
+    assert len(cut.model.language_model.layers) == hook_layer + 1
+    builder = info.family.load_builder(info)
+    whole = LlavaNextForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    for seed, size in enumerate([(64, 48), (31, 200), (300, 90)]):
+        inputs = builder.build(picture(*size, seed), "What is this?", "Noise, and a long answer about it.")
+        with torch.no_grad():
+            expected = whole(
+                input_ids=inputs.input_ids[None],
+                pixel_values=inputs.tensors["pixel_values"][None],
+                image_sizes=inputs.tensors["image_sizes"][None],
+                output_hidden_states=True,
+            ).hidden_states
+        # The last entry is after the final norm; a hook on the block gives what is before it.
+        if hook_layer + 1 < len(expected) - 1:
+            assert torch.equal(cut.hidden_states([inputs])[0], expected[hook_layer + 1][0])
+        else:
+            assert torch.equal(cut.hidden_states([inputs])[0], last_block_output(whole, inputs))
+
+
+def last_block_output(whole, inputs) -> torch.Tensor:
+    caught = []
+    hook = whole.model.language_model.layers[-1].register_forward_hook(lambda _m, _i, output: caught.append(output))
+    with torch.no_grad():
+        whole(
+            input_ids=inputs.input_ids[None],
+            pixel_values=inputs.tensors["pixel_values"][None],
+            image_sizes=inputs.tensors["image_sizes"][None],
+        )
+    hook.remove()
+    output = caught[0][0] if isinstance(caught[0], tuple) else caught[0]
+    return output.reshape(-1, output.shape[-1])
+
+
+def test_padding_in_a_batch_does_not_reach_real_tokens(folder):
+    info = inspect_model(str(folder))
+    cut, builder = info.family.load_model(info, 2, torch.float32, "cpu"), info.family.load_builder(info)
+    samples = [builder.build(picture(40 + 20 * i, 60, i), "q" * (1 + 9 * i), "a" * (30 - i)) for i in range(6)]
+    for alone, together in zip(samples, cut.hidden_states(samples), strict=True):
+        torch.testing.assert_close(together, cut.hidden_states([alone])[0], atol=1e-5, rtol=1e-5)
+
+
+def independent_image_tokens(width: int, height: int) -> int:
+    """LLaVA-NeXT's count from its description: base tile, plus the grid cut to the image's shape, a newline a row."""
+    best = max(
+        PINPOINTS,
+        key=lambda p: (
+            min(int(width * min(p[1] / width, p[0] / height)) * int(height * min(p[1] / width, p[0] / height)), width * height),
+            -p[0] * p[1],
+        ),
+    )
+    rows, columns = best[0] // 7, best[1] // 7
+    if width / height > columns / rows:
+        kept = int(round(height * (columns / width), 7))
+        rows -= (rows - kept) // 2 * 2
+    else:
+        kept = int(round(width * (rows / height), 7))
+        columns -= (columns - kept) // 2 * 2
+    return 16 + rows * (columns + 1)
+
+
+def test_image_tokens_of_fifty_sizes_equal_an_independent_count_newlines_included(folder):
+    info = inspect_model(str(folder))
+    builder = info.family.load_builder(info)
+    cut = info.family.load_model(info, 0, torch.float32, "cpu")
+    rng = random.Random(3)
+    for _ in range(50):
+        size = rng.randint(20, 400), rng.randint(20, 400)
+        if max(size) / min(size) > 6:
+            continue
+        inputs = builder.build(picture(*size), "q", None)
+        assert int(inputs.is_image.sum()) == independent_image_tokens(*size), size
+        assert len(cut.hidden_states([inputs])[0]) == len(inputs.input_ids)
+        # One run of image tokens: the template's single placeholder.
+        assert inputs.is_image.int().diff().count_nonzero() == 2
+
+
+def test_newline_embedding_is_loaded_not_left_random(folder):
+    info = inspect_model(str(folder))
+    cut = info.family.load_model(info, 0, torch.float32, "cpu")
+    stored = next(t for name, t in load_file(folder / "model.safetensors").items() if name.endswith("image_newline"))
+    assert torch.equal(cut.model.image_newline.float(), stored.float())
+
+
+def test_missing_weights_are_refused_by_name(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "model")
+    tensors = {k: v for k, v in load_file(copy / "model.safetensors").items() if not k.endswith("image_newline")}
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    info = inspect_model(str(copy))
+    with pytest.raises(ConfigurationError, match="lacks weights: image_newline"):
+        info.family.load_model(info, 1, torch.float32, "cpu")
+
+
+def test_damaged_weights_are_refused(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "model")
+    data = (copy / "model.safetensors").read_bytes()
+    (copy / "model.safetensors").write_bytes(data[: len(data) // 2])
+    info = inspect_model(str(copy))
+    with pytest.raises(ConfigurationError, match="cannot be loaded"):
+        info.family.load_model(info, 1, torch.float32, "cpu")
+
+
+def test_layers_above_the_cut_are_never_in_memory(folder):
+    info = inspect_model(str(folder))
+    cut = info.family.load_model(info, 1, torch.float32, "cpu")
+    names = [name for name, _ in cut.model.named_parameters()]
+    assert not any("layers.2" in name or "layers.3" in name for name in names if "language_model" in name)
+    assert not any("lm_head" in name for name in names)
+
+
+@pytest.mark.parametrize("text", ["<image>", "see <image> here"])
+def test_placeholders_in_text_never_become_image_positions(folder, text):
+    info = inspect_model(str(folder))
+    builder = info.family.load_builder(info)
+    for question, response in ((text, "a"), ("q", text)):
+        with pytest.raises(ReservedToken, match="spells out the image placeholder"):
+            builder.build(picture(50, 50), question, response)
+
+
+@pytest.mark.parametrize("size", [(3000, 1), (1, 3000), (5, 700)])
+def test_images_that_tiling_leaves_nothing_of_are_refused(folder, size):
+    info = inspect_model(str(folder))
+    with pytest.raises(ImageShape, match="too narrow"):
+        info.family.load_builder(info).build(picture(*size), "q", "a")
+
+
+def test_a_sample_longer_than_the_context_is_refused(folder):
+    info = inspect_model(str(folder))
+    builder = info.family.load_builder(info)
+    assert info.context == 600
+    with pytest.raises(TooLong, match="context holds 600"):
+        builder.build(picture(50, 50), "q", "x z " * 400)
+    assert len(builder.build(picture(50, 50), "q", "x z " * 40).input_ids) <= 600
+
+
+def test_prompt_alone_is_a_prefix_of_prompt_and_response(folder):
+    info = inspect_model(str(folder))
+    builder = info.family.load_builder(info)
+    prompt = builder.build(picture(50, 50), "What?", None)
+    both = builder.build(picture(50, 50), "What?", "This.")
+    assert torch.equal(both.input_ids[: len(prompt.input_ids)], prompt.input_ids)
+    assert len(both.input_ids) > len(prompt.input_ids)
+
+
+def test_other_models_are_refused_before_loading(tmp_path):
+    with pytest.raises(ConfigurationError, match="no such folder"):
+        inspect_model(str(tmp_path / "nothing"))
+    with pytest.raises(ConfigurationError, match=r"no config.json"):
+        inspect_model(str(tmp_path))
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ConfigurationError, match="type is bert"):
+        inspect_model(str(tmp_path))
+    (tmp_path / "config.json").write_text('{"model_type": "llava_next", "text_config": {"model_type": "gpt2"}}')
+    (tmp_path / "pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(ConfigurationError, match=r"no \.safetensors"):
+        inspect_model(str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"x")
+    with pytest.raises(ConfigurationError, match="text model is gpt2"):
+        inspect_model(str(tmp_path))
+
+
+def test_an_unreachable_hub_is_said_in_one_line(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(DataError, match="name a local copy with --model") as caught:
+        inspect_model("llava-hf/no-such-model-anywhere")
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,166 @@
+"""Whole runs through Ray: real photographs, repeated runs, other batches and actors, ten thousand rows half bad."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from curate import demo
+from curate.datasets import DatasetSpec
+from curate.errors import ConfigurationError, RunStopped
+from curate.manifest.record import MANIFEST, QUARANTINE, read_record
+from curate.manifest.verify import verify_run
+from curate.metrics import METRICS
+from curate.models import ModelSpec
+from curate.pipeline.job import ScoreJob
+from curate.pipeline.score import Progress, score
+from curate.scoring.parameters import ScoringParameters
+from tests.pipeline.broken import WAYS, write_broken_table
+
+
+def run(output: Path, dataset: DatasetSpec, overwrite: bool = False, **options):
+    """A run with the demo model; returns its record and the steps it reported."""
+    parameters = ScoringParameters(hook_layer=demo.HOOK_LAYER, **options.pop("parameters", {}))
+    model = ModelSpec(name="demo")
+    job = ScoreJob(output=output, dataset=dataset, parameters=parameters, **{"model": model, **options})
+    steps: list[Progress] = []
+    return score(job, steps.append, lambda plan: None, overwrite), steps
+
+
+DEMO = DatasetSpec(limit=300)
+SMALL = {"shard_rows": 100}
+FEW = {"weight_samples": 100}
+
+
+@pytest.fixture(scope="module")
+def demo_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "a"
+    record, steps = run(folder, DEMO, **SMALL, parameters=FEW)
+    return folder, record, steps
+
+
+def test_real_photographs_are_scored_whole(real_data, tmp_path):
+    spec = DatasetSpec(name="align-anything", data_dir=real_data / "align_anything", split="all")
+    record, _ = run(tmp_path / "run", spec)
+    assert (record.counts.scored, record.counts.quarantined, record.counts.read) == (87, 0, 87)
+    assert [check for check in verify_run(tmp_path / "run") if not check.ok] == []
+    manifest = pq.read_table(tmp_path / "run" / MANIFEST)
+    assert manifest["rank"].to_pylist() == list(range(1, 88))
+    assert sorted(manifest["source_row"].to_pylist()) == list(range(87))
+    assert len(set(manifest["sample_id"].to_pylist())) == 87
+    assert any("toy world" in note for note in record.notes)
+
+
+def test_a_run_is_whole_and_its_record_says_what_it_was_made_from(demo_run):
+    folder, record, steps = demo_run
+    assert [check for check in verify_run(folder) if not check.ok] == []
+    assert read_record(folder) == record
+    assert record.status == "complete"
+    assert {path.name for path in folder.iterdir()} == {MANIFEST, QUARANTINE, "run.json", "weights"}
+    weights = json.loads((folder / "weights" / "feature_weights.json").read_text())
+    assert weights["samples"] == 100
+    assert weights["features_without_weight"] == record.counts.features_without_weight
+    assert (steps[-1].stage, steps[-1].done, steps[-1].total) == ("score", 300, 300)
+    assert steps[-1].tokens == record.counts.text_tokens + record.counts.image_tokens
+    assert any(step.stage == "weights" and step.done == 100 for step in steps)
+    manifest = pq.read_table(folder / MANIFEST)
+    assert record.counts.near_delta == sum(manifest["near_delta"].to_pylist())
+    assert record.counts.near_delta / 300 < 0.01
+
+
+def test_the_same_settings_give_the_same_bytes(demo_run, tmp_path):
+    folder, record, _ = demo_run
+    again, _ = run(tmp_path / "again", DEMO, **SMALL, parameters=FEW)
+    for name, file in record.files.items():
+        assert again.files[name].sha256 == file.sha256, name
+    assert (tmp_path / "again" / MANIFEST).read_bytes() == (folder / MANIFEST).read_bytes()
+
+
+@pytest.mark.parametrize(("actors", "budget"), [(2, 2000), (1, 1), (2, 20_000)])
+def test_actors_and_batch_budget_change_no_score_and_no_rank(demo_run, tmp_path, actors, budget):
+    folder, _, _ = demo_run
+    run(tmp_path / "run", DEMO, **SMALL, actors=actors, parameters={**FEW, "batch_size": budget})
+    one = pq.read_table(folder / MANIFEST).sort_by("source_row").to_pandas()
+    other = pq.read_table(tmp_path / "run" / MANIFEST).sort_by("source_row").to_pandas()
+    assert list(one.sample_id) == list(other.sample_id)
+    exempt = one.near_delta | other.near_delta
+    assert exempt.mean() < 0.01
+    for metric in METRICS:
+        np.testing.assert_allclose(one[metric][~exempt], other[metric][~exempt], atol=1e-5, rtol=0)
+    # Ranks may differ between samples whose scores do not.
+    order = other[~exempt].sort_values("rank").score.to_numpy()
+    assert (np.diff(one[~exempt].set_index("sample_id").score[other[~exempt].sort_values("rank").sample_id]) < 1e-5).all()
+    assert (np.diff(order) <= 0).all()
+
+
+def test_feature_weights_are_reused_only_where_they_belong(demo_run, tmp_path):
+    folder, record, _ = demo_run
+    again, steps = run(tmp_path / "again", DEMO, **SMALL, weights=folder, parameters=FEW)
+    assert again.hashes.weights == record.hashes.weights
+    assert again.files[MANIFEST].sha256 == record.files[MANIFEST].sha256
+    assert not [step for step in steps if step.stage == "weights"]
+    with pytest.raises(ConfigurationError, match="top-K 5 ≠ 4"):
+        run(tmp_path / "other", DEMO, weights=folder, parameters={"top_k": 4})
+    with pytest.raises(ConfigurationError, match=r"text prompt\+chosen ≠ prompt"):
+        run(tmp_path / "other", DEMO, weights=folder, parameters={"text": "prompt"})
+    assert not (tmp_path / "other").exists()
+
+
+def test_ten_thousand_rows_with_one_in_twenty_broken(tmp_path):
+    expected = write_broken_table(tmp_path / "data", rows=10_000, broken=500)
+    assert len(WAYS) >= 12
+    spec = DatasetSpec(name=str(tmp_path / "data"))
+    record, _ = run(tmp_path / "run", spec, parameters={"metrics": ("l0", "cooccurrence")})
+    assert (record.counts.read, record.counts.quarantined) == (10_000, 500)
+    assert record.counts.scored == 9_500
+    assert [check for check in verify_run(tmp_path / "run") if not check.ok] == []
+    found = {row["source_row"]: row for row in pq.read_table(tmp_path / "run" / QUARANTINE).to_pylist()}
+    assert set(found) == set(expected)
+    for row, way in expected.items():
+        assert (found[row]["error"], found[row]["stage"]) == (way.error, way.stage), (way.name, found[row])
+        assert way.says in found[row]["reason"], (way.name, found[row])
+        assert (found[row]["sample_id"] is not None) == way.has_id, (way.name, found[row])
+        assert "\n" not in found[row]["reason"]
+
+
+def test_a_run_that_is_mostly_broken_stops_and_keeps_what_it_has(tmp_path):
+    write_broken_table(tmp_path / "data", rows=600, broken=300)
+    spec = DatasetSpec(name=str(tmp_path / "data"))
+    with pytest.raises(RunStopped, match="more than --max-error-rate 0.05"):
+        run(tmp_path / "run", spec, shard_rows=50, parameters={"metrics": ("l0",)})
+    record = read_record(tmp_path / "run")
+    assert record.counts.scored > 0
+    assert record.counts.quarantined > 30
+    failed = [check for check in verify_run(tmp_path / "run") if not check.ok]
+    assert [check.name for check in failed] == (["complete"] if record.status == "stopped" else [])
+
+
+def test_an_existing_folder_is_replaced_only_when_asked_and_only_if_it_is_a_run(demo_run, tmp_path):
+    folder, _, _ = demo_run
+    with pytest.raises(ConfigurationError, match="exists; choose another --output"):
+        run(folder, DEMO)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ConfigurationError, match="not a run folder"):
+        run(tmp_path / "mine", DEMO, overwrite=True)
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+def test_a_model_file_that_breaks_on_loading_is_one_line_not_a_ray_error(tmp_path):
+    import shutil
+
+    shutil.copytree(demo.MODEL, tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+    for metrics in (("l0",), ("cosine",)):
+        with pytest.raises(ConfigurationError, match="cannot be loaded") as caught:
+            run(
+                tmp_path / metrics[0],
+                DatasetSpec(limit=20),
+                model=ModelSpec(name=str(tmp_path / "model")),
+                allow_model_mismatch=True,
+                parameters={"metrics": metrics},
+            )
+        assert "\n" not in str(caught.value)

@@ -1,0 +1,145 @@
+"""Scores of real inputs against the brute-force oracle, and against themselves in other batches."""
+
+import numpy as np
+import pytest
+
+from curate import demo
+from curate.manifest.rows import QuarantineRow, ScoredRow
+from curate.scoring.parameters import ScoringParameters
+from curate.scoring.prepare import Prepared, token_batches
+from curate.scoring.scorer import Scorer
+from curate.scoring.weights_pass import WeightsPass
+from tests import oracle
+
+DELTA = 1.0
+
+
+def scored(samples, cut, dictionary, budget=8192, **parameters) -> list[ScoredRow]:
+    settings = ScoringParameters(hook_layer=demo.HOOK_LAYER, **parameters)
+    weights = weights_of(samples, cut, dictionary, settings)
+    scorer = Scorer(cut, dictionary, settings, weights.weight)
+    rows = [row for batch in token_batches(samples, budget) for row in scorer.score(batch)]
+    assert all(isinstance(row, ScoredRow) for row in rows)
+    return rows  # type: ignore[return-value]
+
+
+def weights_of(samples, cut, dictionary, settings, budget=8192):
+    rows = [sample.source_row for sample in samples]
+    first_pass = WeightsPass(cut, dictionary, settings.top_k, rows, context=4096)
+    for batch in token_batches(samples, budget):
+        first_pass.add(batch)
+    return first_pass.weights(settings.weight_rule)
+
+
+@pytest.fixture(scope="module", params=["demo", "real"])
+def samples(request, demo_prepared) -> list[Prepared]:
+    if request.param == "demo":
+        return demo_prepared[:80]
+    return request.getfixturevalue("real_prepared")
+
+
+@pytest.fixture(scope="module")
+def truth(samples):
+    """The whole model's hidden states, their activations and modality, in NumPy."""
+    hidden = oracle.full_hidden_states(demo.MODEL, [sample.inputs for sample in samples], demo.HOOK_LAYER)
+    return hidden, [oracle.encode(demo.SAE, h) for h in hidden], [s.inputs.is_image.numpy() for s in samples]
+
+
+
+
+@pytest.mark.parametrize("rule", ["per-modality", "merged"])
+@pytest.mark.parametrize("over", ["cooccurring", "active"])
+def test_every_metric_equals_the_oracle(samples, truth, demo_cut, demo_dictionary, rule, over):
+    hidden, activations, is_image = truth
+    weights = oracle.weights(activations, hidden, is_image, 5, rule)
+    assert 20 < np.isfinite(weights).sum() < len(weights)
+    rows = scored(samples, demo_cut, demo_dictionary, weight_rule=rule, cosine_over=over, delta=DELTA)
+    exceptions = 0
+    for row, z, image in zip(rows, activations, is_image, strict=True):
+        features = oracle.cooccurring(z, image, DELTA)
+        summed = features if over == "cooccurring" else oracle.active(z, DELTA)
+        expected = {"l0": oracle.l0(z), "cooccurrence": len(features), "cosine": oracle.cosine(summed, weights)}
+        got = {name: row.scores[name] for name in expected}
+        if got != pytest.approx(expected, rel=1e-4, abs=1e-6):
+            assert row.near_delta, (got, expected)
+            exceptions += 1
+        assert (row.n_image_tokens, row.n_text_tokens) == (image.sum(), (~image).sum())
+    assert exceptions <= len(rows) // 100
+
+
+@pytest.mark.parametrize("rule", ["per-modality", "merged"])
+def test_feature_weights_equal_the_oracle(samples, truth, demo_cut, demo_dictionary, rule):
+    hidden, activations, is_image = truth
+    expected = oracle.weights(activations, hidden, is_image, 5, rule)
+    settings = ScoringParameters(hook_layer=demo.HOOK_LAYER, weight_rule=rule)
+    weights = weights_of(samples, demo_cut, demo_dictionary, settings)
+    # A feature may gain or lose its weight, or swap one of its tokens, where activations lie within float noise.
+    same = weights.has_weight.numpy() == np.isfinite(expected)
+    close = np.isclose(weights.weight.numpy(), np.nan_to_num(expected), atol=1e-4)
+    assert (same & close).mean() > 0.995
+
+
+def test_top_features_are_the_largest_contributions_and_sum_to_the_score(samples, demo_cut, demo_dictionary):
+    rows = scored(samples, demo_cut, demo_dictionary, top_features=demo_dictionary.d_sae)
+    for row in rows:
+        added = [contribution for _, contribution in row.top_features]
+        assert added == sorted(added, reverse=True)
+        assert sum(added) == pytest.approx(row.scores["cosine"], abs=1e-9)
+        assert len(row.top_features) <= row.scores["cooccurrence"]
+    few = scored(samples, demo_cut, demo_dictionary, top_features=3)
+    assert [row.top_features for row in few] == [row.top_features[:3] for row in rows]
+
+
+@pytest.mark.parametrize("budget", [1, 2000, 20_000])
+def test_batch_budget_does_not_change_scores(samples, demo_cut, demo_dictionary, budget):
+    settings = ScoringParameters(hook_layer=demo.HOOK_LAYER)
+    weights = weights_of(samples, demo_cut, demo_dictionary, settings).weight
+    scorer = Scorer(demo_cut, demo_dictionary, settings, weights)
+    expected = [row for batch in token_batches(samples, 8192) for row in scorer.score(batch)]
+    rows = [row for batch in token_batches(samples, budget) for row in scorer.score(batch)]
+    for got, want in zip(rows, expected, strict=True):
+        if got.scores != pytest.approx(want.scores, abs=1e-5):
+            assert got.near_delta or want.near_delta
+
+
+def test_chunks_of_tokens_do_not_change_scores(monkeypatch, demo_prepared, demo_cut, demo_dictionary):
+    whole = scored(demo_prepared[:20], demo_cut, demo_dictionary)
+    monkeypatch.setattr("curate.scoring.scorer.CHUNK_ELEMENTS", demo_dictionary.d_sae * 7)
+    pieces = scored(demo_prepared[:20], demo_cut, demo_dictionary)
+    for one, other in zip(whole, pieces, strict=True):
+        assert one.scores == pytest.approx(other.scores, abs=1e-5) or one.near_delta
+
+
+def test_quality_labels_do_not_reach_any_score(demo_prepared, demo_cut, demo_dictionary):
+    relabelled = [Prepared(s.sample_id, s.source_row, "another label", s.inputs) for s in demo_prepared[:40]]
+    one = scored(demo_prepared[:40], demo_cut, demo_dictionary)
+    other = scored(relabelled, demo_cut, demo_dictionary)
+    assert [row.scores for row in one] == [row.scores for row in other]
+    assert {row.quality for row in other} == {"another label"}
+
+
+def test_a_sample_that_is_not_finite_is_quarantined_alone(demo_prepared, demo_cut, demo_dictionary):
+    class Poisoned:
+        def hidden_states(self, batch):
+            states = demo_cut.hidden_states(batch)
+            states[1] = states[1].clone()
+            states[1][3, 4] = float("inf")
+            return states
+
+    settings = ScoringParameters(hook_layer=demo.HOOK_LAYER, metrics=("l0", "cooccurrence"))
+    rows = Scorer(Poisoned(), demo_dictionary, settings, None).score(demo_prepared[:3])
+    assert [type(row) for row in rows] == [ScoredRow, QuarantineRow, ScoredRow]
+    assert isinstance(rows[1], QuarantineRow)
+    assert (rows[1].error, rows[1].stage, rows[1].sample_id) == ("NonFinite", "score", demo_prepared[1].sample_id)
+    first_pass = WeightsPass(Poisoned(), demo_dictionary, 5, [s.source_row for s in demo_prepared[:3]], 4096)
+    first_pass.add(demo_prepared[:3])
+    assert first_pass.n_samples == 2
+
+
+def test_batches_keep_the_budget_and_the_order(demo_prepared):
+    for budget in (1, 500, 2000):
+        batches = list(token_batches(demo_prepared, budget))
+        assert [sample for batch in batches for sample in batch] == demo_prepared
+        for batch in batches:
+            longest = max(len(sample.inputs.input_ids) for sample in batch)
+            assert len(batch) == 1 or longest * len(batch) <= budget
