@@ -64,13 +64,14 @@ def report(
         print_json([asdict(entry) for entry in reports])
         return
     scores = list(dict.fromkeys(entry.score for entry in reports))
-    table = Table(title=f"AUROC ± standard error, {reports[0].n_clean:,} clean samples", title_justify="left")
-    table.add_column("defect")
-    table.add_column("samples", justify="right")
+    title = f"AUROC ± standard error against {reports[0].n_clean:,} clean samples"
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0))
+    table.add_column("defect", no_wrap=True)
+    table.add_column("n", justify="right", no_wrap=True)
     for name in scores:
-        table.add_column(name, justify="right")
+        table.add_column(name.replace("_", " "), justify="right", min_width=8, max_width=8, overflow="fold")
     for label in dict.fromkeys(entry.label for entry in reports):
         entries = {entry.score: entry for entry in reports if entry.label == label}
-        cells = [f"{entries[name].auroc:.3f} ± {entries[name].standard_error:.3f}" for name in scores]
-        table.add_row(printable(label), f"{entries[scores[0]].n_labelled:,}", *cells)
+        cells = [f"{entries[n].auroc:.2f}±{entries[n].standard_error:.2f}".replace("±0.", "±.") for n in scores]
+        table.add_row(printable(label, 24), str(entries[scores[0]].n_labelled), *cells)
     OUT.print(table)

@@ -27,7 +27,7 @@ class Rates:
         now = time.monotonic()
         start, done, tokens = self._first.setdefault(step.stage, (now, step.done, step.tokens))
         if step.done == done:
-            return ""
+            return "starting workers" if done == 0 else ""
         rate = (step.done - done) / max(now - start, 1e-9)
         parts = [f"{rate:,.1f} samples/s"]
         if step.tokens > tokens:

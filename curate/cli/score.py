@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -63,10 +63,12 @@ def score(
         typer.Option("--allow-model-mismatch", help="Score though the SAE names another model.", rich_help_panel=MODEL),
     ] = False,
     dtype: Annotated[
-        str,
-        typer.Option(help="auto (bfloat16 on a GPU), float32, bfloat16 or float16.", rich_help_panel=MODEL),
+        Literal["auto", "float32", "bfloat16", "float16"],
+        typer.Option(help="Of the model; auto is bfloat16 on a GPU, else float32.", rich_help_panel=MODEL),
     ] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=MODEL)] = "auto",
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes a GPU if there is one.", rich_help_panel=MODEL)
+    ] = "auto",
     metric: Annotated[
         str,
         typer.Option(
@@ -74,20 +76,22 @@ def score(
         ),
     ] = "cosine,cooccurrence,l0,random",
     text: Annotated[
-        str,
-        typer.Option(help="Tokens scored: prompt+chosen, prompt or prompt+rejected.", rich_help_panel=METRICS),
+        Literal["prompt+chosen", "prompt", "prompt+rejected"],
+        typer.Option(help="Tokens scored; the published code takes the prompt alone.", rich_help_panel=METRICS),
     ] = "prompt+chosen",
     delta: Annotated[
         float, typer.Option(help="Activation bound: a feature is active above it.", rich_help_panel=METRICS)
     ] = 1.0,
     cosine_over: Annotated[
-        str, typer.Option(help="Features that cosine sums over: cooccurring or active.", rich_help_panel=METRICS)
+        Literal["cooccurring", "active"],
+        typer.Option(help="Features that cosine sums over: published code, or paper's text.", rich_help_panel=METRICS),
     ] = "cooccurring",
     top_k: Annotated[
         int, typer.Option(help="Tokens per modality behind each feature weight.", rich_help_panel=METRICS)
     ] = 5,
     weight_rule: Annotated[
-        str, typer.Option(help="How those tokens are picked: per-modality or merged.", rich_help_panel=METRICS)
+        Literal["per-modality", "merged"],
+        typer.Option(help="How those tokens are picked: paper, or published code.", rich_help_panel=METRICS),
     ] = "per-modality",
     weight_samples: Annotated[
         int, typer.Option(help="Samples that feature weights are computed from.", rich_help_panel=METRICS)
@@ -134,15 +138,13 @@ def score(
     from pydantic import ValidationError
 
     from curate.cli.progress import progress
-    from curate.demo import MODEL as DEMO_MODEL
+    from curate.demo import SAE as DEMO_SAE
     from curate.models import DEFAULT_MODEL
     from curate.pipeline.job import ScoreJob, hook_layer as agreed_hook_layer, resolve_demo
     from curate.pipeline.score import score as run_score
     from curate.sae.dictionary import inspect_dictionary
 
     model, sae = _model_and_sae(ctx, dataset, model, sae, DEFAULT_MODEL)
-    from curate.demo import SAE as DEMO_SAE
-
     layer = agreed_hook_layer(inspect_dictionary(resolve_demo(sae, DEMO_SAE)), hook_layer)
     try:
         job = ScoreJob.model_validate(
@@ -237,10 +239,10 @@ def option_error(error: Any) -> ConfigurationError:
 def _announce(plan: Any) -> None:
     from curate.cli.console import ERR, printable
 
-    sae = "the demo SAE" if plan.job.sae == DEMO else plan.job.sae
+    sae = "its SAE" if plan.job.sae == DEMO else plan.job.sae
     ERR.print(
         printable(
-            f"scoring {len(plan.dataset):,} samples of {plan.dataset.name} with {plan.model.name} and {sae} "
+            f"scoring {len(plan.dataset):,} samples of {plan.dataset.name} with {plan.job.model.name} and {sae} "
             f"(layer {plan.job.parameters.hook_layer}, {plan.sae.d_sae:,} features) on {plan.device}"
         ),
         soft_wrap=True,

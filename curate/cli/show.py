@@ -88,27 +88,28 @@ def _print_header(run: Path, record: Any) -> None:
 
 
 def _print_table(title: str, rows: list[dict[str, Any]], texts: dict[int, dict[str, str]]) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     from curate.cli.console import OUT, printable
 
     labelled = any(row["quality"] is not None for row in rows)
-    table = Table(title=title, title_justify="left", title_style="bold", expand=bool(texts))
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("rank", justify="right", no_wrap=True)
     table.add_column("score", justify="right", no_wrap=True)
     table.add_column("sample", no_wrap=True)
     if labelled:
-        table.add_column("quality")
+        table.add_column("quality", no_wrap=True)
     if texts:
-        table.add_column("question", ratio=2)
-        table.add_column("chosen", ratio=3)
+        table.add_column("question")
+        table.add_column("chosen")
     for row in rows:
         cells: list[Any] = [f"{row['rank']:,}", f"{row['score']:.4g}", row["sample_id"][:12]]
         if labelled:
-            cells.append(printable(row["quality"] or "", 30))
+            cells.append(printable(row["quality"] or "", 20))
         if texts:
             text = texts.get(row["source_row"], {})
-            cells += [printable(text.get("question", ""), 100), printable(text.get("chosen", ""), 140)]
+            cells += [printable(text.get("question", ""), 60), printable(text.get("chosen", ""), 80)]
         table.add_row(*cells)
     OUT.print(table)
 

@@ -117,10 +117,8 @@ def _device(spec: ModelSpec) -> tuple[str, torch.dtype]:
     device = spec.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    if device == "cuda" and not torch.cuda.is_available():
         raise ConfigurationError("--device cuda: torch sees no GPU here")
-    if device.startswith("cuda:"):
-        raise ConfigurationError("--device: actors are given their GPUs by Ray; say cuda, and --gpus-per-actor")
     name = ("bfloat16" if device == "cuda" else "float32") if spec.dtype == "auto" else spec.dtype
     return device, getattr(torch, name)
 

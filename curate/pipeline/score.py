@@ -245,6 +245,7 @@ def _score_ranges(the_plan: Plan, run: Path, report: Report, error_budget: float
         num_cpus=1,
         num_gpus=the_plan.gpus_per_actor or None,
     )
+    report(Progress("score", 0, total))
     open_ranges: dict[int, list[pa.Table]] = {}
     done = tokens = failed = 0
     for block in results.iter_batches(batch_size=None, batch_format="pyarrow"):

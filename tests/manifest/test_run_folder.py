@@ -1,0 +1,267 @@
+"""The run on disk: ranks and their ties, selections, and every way in which `verify` must find it damaged."""
+
+import json
+import shutil
+from decimal import Decimal
+from pathlib import Path
+
+import hypothesis.strategies as st
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+
+from curate.errors import ConfigurationError, DataError
+from curate.fingerprint import file_sha256
+from curate.manifest.atomic import write_atomically, write_table
+from curate.manifest.rank import ranked, write_manifest, write_shard
+from curate.manifest.record import MANIFEST, QUARANTINE, Counts, FileRecord, Hashes, RunRecord, read_record, write_record
+from curate.manifest.rows import QuarantineRow, ScoredRow, quarantine_table, scored_table
+from curate.manifest.select import Rule, select, select_rows
+from curate.manifest.verify import verify_run
+
+METRICS = ["cosine", "l0"]
+
+
+def scored(row: int, cosine: float, l0: float = 1.0, sample_id: str | None = None) -> ScoredRow:
+    return ScoredRow(
+        sample_id or f"{row:032x}", row, {"cosine": cosine, "l0": l0}, 10, 20, False, "clean", [(3, 0.5), (1, -0.25)]
+    )
+
+
+def make_run(folder: Path) -> Path:
+    """A whole run of 10 scored and 2 quarantined rows, in two shards."""
+    (folder / "shards").mkdir(parents=True)
+    rows = [scored(row, cosine=row % 4, l0=100 - row) for row in range(12) if row not in (5, 9)]
+    bad = [QuarantineRow(5, None, "read", "BadRow", "not JSON"), QuarantineRow(9, "f" * 32, "decode", "EmptyText", "why")]
+    for start, stop in ((6, 12), (0, 6)):
+        tables = [
+            scored_table([row for row in rows if start <= row.source_row < stop], METRICS),
+            quarantine_table([row for row in bad if start <= row.source_row < stop]),
+        ]
+        write_shard(folder, start, stop, pa.concat_tables(tables, promote_options="default"))
+    write_manifest(folder, METRICS)
+    shutil.rmtree(folder / "shards")
+    record(folder)
+    return folder
+
+
+def record(folder: Path, **changes) -> None:
+    files = {
+        name: FileRecord(sha256=file_sha256(folder / name), bytes=(folder / name).stat().st_size)
+        for name in (MANIFEST, QUARANTINE)
+    }
+    counts = Counts(
+        selected=12,
+        read=12,
+        scored=10,
+        quarantined=2,
+        quarantined_by_error={"BadRow": 1, "EmptyText": 1},
+        near_delta=0,
+        text_tokens=100,
+        image_tokens=200,
+        features=8,
+    )
+    facts = {
+        "package_version": "0",
+        "status": "complete",
+        "started": "2026-01-01T00:00:00+00:00",
+        "arguments": {"dataset": {"name": "demo"}},
+        "metrics": METRICS,
+        "hashes": Hashes(dataset="d", model="m", sae="s", weights=None),
+        "hook_layer": 2,
+        "delta": 1.0,
+        "top_k": 5,
+        "device": "cpu",
+        "dtype": "float32",
+        "versions": {},
+        "counts": counts,
+        "timings": {},
+        "notes": [],
+        "files": files,
+    }
+    write_record(folder, RunRecord.model_validate({**facts, **changes}))
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    return make_run(tmp_path / "run")
+
+
+def test_the_manifest_is_sorted_by_score_then_id_and_holds_what_was_written(run):
+    manifest = pq.read_table(run / MANIFEST)
+    rows = manifest.to_pylist()
+    assert [row["rank"] for row in rows] == list(range(1, 11))
+    assert [(row["score"], row["source_row"]) for row in rows] == sorted(
+        [(row % 4, row) for row in range(12) if row not in (5, 9)], key=lambda entry: (-entry[0], entry[1])
+    )
+    assert rows[0]["top_features"] == [{"feature": 3, "contribution": 0.5}, {"feature": 1, "contribution": -0.25}]
+    assert [row["source_row"] for row in pq.read_table(run / QUARANTINE).to_pylist()] == [5, 9]
+    assert [check.name for check in verify_run(run) if not check.ok] == []
+
+
+@given(st.lists(st.tuples(st.sampled_from((-1.0, 0.0, 0.5)), st.sampled_from("abc")), max_size=30))
+@settings(deadline=None)
+def test_ranks_are_a_permutation_with_ties_broken_by_id_then_row(entries):
+    rows = [scored(row, score, sample_id=name * 32) for row, (score, name) in enumerate(entries)]
+    table = ranked(scored_table(rows, METRICS), "cosine").to_pylist()
+    expected = sorted(rows, key=lambda row: (-row.scores["cosine"], row.sample_id, row.source_row))
+    assert [row["source_row"] for row in table] == [row.source_row for row in expected]
+    assert [row["rank"] for row in table] == list(range(1, len(rows) + 1))
+
+
+def test_the_same_table_gives_the_same_bytes(tmp_path):
+    one, other = make_run(tmp_path / "one"), make_run(tmp_path / "other")
+    assert (one / MANIFEST).read_bytes() == (other / MANIFEST).read_bytes()
+
+
+def rewrite(run: Path, name: str, change) -> None:
+    """Change a table and make the record agree with its new bytes, so that only the content is wrong."""
+    write_table(run / name, change(pq.read_table(run / name)))
+    old = read_record(run)
+    record(run, status=old.status, counts=old.counts)
+
+
+def with_column(table: pa.Table, name: str, values: list) -> pa.Table:
+    index = table.column_names.index(name)
+    return table.set_column(index, table.field(name), pa.array(values, table.field(name).type))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "finds"),
+    [
+        (MANIFEST, lambda t: t.slice(0, 9), {"counts"}),
+        (MANIFEST, lambda t: t.take(list(reversed(range(10)))), {"ranks"}),
+        (MANIFEST, lambda t: with_column(t, "rank", [1, *range(1, 10)]), {"ranks"}),
+        (MANIFEST, lambda t: with_column(t, "score", [9.0, *t["score"].to_pylist()[1:]]), {"ranks"}),
+        (MANIFEST, lambda t: with_column(t, "source_row", [0] * 10), {"each row once"}),
+        (MANIFEST, lambda t: with_column(t, "source_row", [5, *range(20, 29)]), {"each row once"}),
+        (MANIFEST, lambda t: with_column(t, "l0", [float("nan"), *[1.0] * 9]), {"values"}),
+        (MANIFEST, lambda t: with_column(t, "l0", [float("inf"), *[1.0] * 9]), {"values"}),
+        (MANIFEST, lambda t: with_column(t, "l0", [None, *[1.0] * 9]), {"values"}),
+        (MANIFEST, lambda t: t.drop_columns(["l0"]), {"schema manifest.parquet"}),
+        (MANIFEST, lambda t: t.append_column("extra", [[1] * 10]), {"schema manifest.parquet"}),
+        (QUARANTINE, lambda t: t.slice(0, 1), {"counts"}),
+        (QUARANTINE, lambda t: with_column(t, "reason", [None, "x"]), {"values"}),
+    ],
+)
+def test_verify_finds_content_that_breaks_the_contract(run, name, change, finds):
+    rewrite(run, name, change)
+    failed = {check.name for check in verify_run(run) if not check.ok}
+    assert finds <= failed
+    assert not any(name.startswith("checksum") for name in failed)
+
+
+def test_verify_finds_files_that_changed_or_are_gone(run):
+    data = bytearray((run / MANIFEST).read_bytes())
+    data[50] ^= 1
+    (run / MANIFEST).write_bytes(data)
+    assert f"checksum {MANIFEST}" in {check.name for check in verify_run(run) if not check.ok}
+    (run / QUARANTINE).unlink()
+    failed = {check.name: check.detail for check in verify_run(run) if not check.ok}
+    assert failed[f"checksum {QUARANTINE}"] == "missing"
+    assert "tables" in failed
+
+
+def test_verify_finds_records_that_point_outside_the_run(run):
+    (run.parent / "secret").write_text("x")
+    content = json.loads((run / "run.json").read_text())
+    content["files"]["../secret"] = {"sha256": file_sha256(run.parent / "secret"), "bytes": 1}
+    (run / "run.json").write_text(json.dumps(content))
+    assert "checksum ../secret" in {check.name for check in verify_run(run) if not check.ok}
+
+
+def test_verify_says_that_a_stopped_run_is_not_complete(run):
+    record(run, status="stopped")
+    assert [check.name for check in verify_run(run) if not check.ok] == ["complete"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "Invalid JSON"), ("{}", "Field required"), ('{"schema_version": 9}', "schema_version")],
+)
+def test_a_damaged_record_is_named(run, text, message):
+    (run / "run.json").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_record(run)
+
+
+def test_a_record_with_unknown_fields_is_refused(run):
+    content = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**content, "surprise": 1}))
+    with pytest.raises(DataError, match="surprise"):
+        read_record(run)
+
+
+def test_a_folder_without_a_record_says_whether_a_run_was_cut_off(tmp_path):
+    with pytest.raises(DataError, match="not a run folder"):
+        read_record(tmp_path)
+    (tmp_path / "shards").mkdir()
+    with pytest.raises(DataError, match="cut off before its end"):
+        read_record(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("rule", "rows"),
+    [
+        (Rule(by="cosine", ratio=Decimal("0.2")), [3, 7]),
+        (Rule(by="cosine", ratio=Decimal("0.25")), [3, 7, 11]),
+        (Rule(by="cosine", ratio=Decimal("0.01")), [3]),
+        (Rule(by="l0", top=3), [0, 1, 2]),
+        (Rule(by="l0", top=99), [0, 1, 2, 3, 4, 6, 7, 8, 10, 11]),
+        (Rule(by="cosine", min_score=2), [3, 7, 11, 2, 6, 10]),
+        (Rule(by="cosine", min_score=2.5), [3, 7, 11]),
+    ],
+)
+def test_a_rule_keeps_the_best_rows_by_any_metric(run, rule, rows):
+    kept = select_rows(pq.read_table(run / MANIFEST), rule)
+    assert kept["source_row"].to_pylist() == rows
+    assert kept["rank"].to_pylist() == list(range(1, len(rows) + 1))
+
+
+@given(st.integers(1, 500), st.integers(1, 1000))
+@settings(deadline=None)
+def test_ratios_are_exact_decimals(n, thousandths):
+    table = scored_table([scored(row, float(row)) for row in range(n)], METRICS)
+    kept = select_rows(table, Rule(by="cosine", ratio=Decimal(thousandths) / 1000)).num_rows
+    assert kept == max(1, (2 * n * thousandths + 1000) // 2000)  # halves up, in whole numbers
+
+
+def test_a_selection_names_its_run_its_rule_and_its_own_hash(run):
+    folder, selection = select(run, Rule(by="l0", ratio=Decimal("0.5")), None)
+    assert folder == run / "selections" / "l0-ratio-0.5"
+    assert selection.run_hash == file_sha256(run / MANIFEST)
+    assert selection.sha256 == file_sha256(folder / "selection.parquet")
+    assert (selection.selected, selection.scored) == (5, 10)
+    again, same = select(run, Rule(by="l0", ratio=Decimal("0.5")), None)
+    assert (again, same) == (folder, selection)
+    assert [check.name for check in verify_run(run) if not check.ok] == []
+
+
+def test_what_cannot_be_selected_is_refused(run, tmp_path):
+    with pytest.raises(ConfigurationError, match="has cosine, l0"):
+        select(run, Rule(by="ifd", top=1), None)
+    with pytest.raises(ConfigurationError, match="no row"):
+        select(run, Rule(by="cosine", min_score=99), None)
+    with pytest.raises(ConfigurationError, match="holds something else"):
+        select(run, Rule(by="cosine", top=1), run)
+    with pytest.raises(ValueError, match="exactly one"):
+        Rule(by="cosine", top=1, min_score=1)
+    (run / MANIFEST).write_bytes(b"changed")
+    with pytest.raises(DataError, match="see curate verify"):
+        select(run, Rule(by="cosine", top=1), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_write_that_fails_leaves_what_was_there_and_no_litter(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail(temporary: Path) -> None:
+        temporary.write_text("half")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_atomically(path, fail)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+    assert path.read_text() == "old"

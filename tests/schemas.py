@@ -1,0 +1,28 @@
+"""Writes `schemas/` from the pydantic models: `make schemas`."""
+
+import json
+from pathlib import Path
+
+from curate.manifest.record import RunRecord
+from curate.manifest.select import SelectionRecord
+from curate.manifest.weights import WeightsRecord
+from curate.pipeline.job import ScoreJob
+
+SCHEMAS = {
+    "run.schema.json": RunRecord,
+    "selection.schema.json": SelectionRecord,
+    "weights.schema.json": WeightsRecord,
+    "score-job.schema.json": ScoreJob,
+}
+
+
+def render(name: str) -> str:
+    """The JSON Schema of one model, as text."""
+    return json.dumps(SCHEMAS[name].model_json_schema(), indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    folder = Path(__file__).parent.parent / "schemas"
+    folder.mkdir(exist_ok=True)
+    for name in SCHEMAS:
+        (folder / name).write_text(render(name))

@@ -1,0 +1,85 @@
+"""The house rules that code can check: who imports whom, what stays light, schemas that are current."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.schemas import SCHEMAS, render
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "curate"
+# From the top down; a room imports only from lower floors, or from itself.
+FLOORS = [
+    {"cli"},
+    {"pipeline", "experiments"},
+    {"scoring"},
+    {"demo"},
+    {"datasets", "models", "sae", "metrics", "manifest"},
+    {"hub", "fingerprint", "sample"},
+    {"errors"},
+]
+# The recipe in demo/ trains with what scoring uses; its constants are what pipeline and cli name.
+EXCEPTIONS = {("demo", "scoring"), ("models", "models"), ("scoring", "demo")}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+        elif isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+    return found
+
+
+def floor(room: str) -> int:
+    return next(index for index, rooms in enumerate(FLOORS) if room in rooms)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_run_downward_only(path):
+    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if room == "__init__":
+        return
+    for module in imports(path):
+        parts = module.split(".")
+        if parts[0] != "curate" or len(parts) < 2 or parts[1] == room or (room, parts[1]) in EXCEPTIONS:
+            continue
+        below = floor(parts[1]) > floor(room)
+        # Within the core floor, only hashing of files that a room owns crosses; rooms know nothing of each other.
+        assert below, f"{room} imports {module}"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "metrics").glob("*.py")), ids=lambda path: path.name)
+def test_metrics_know_tensors_only(path):
+    outside = {module.split(".")[0] for module in imports(path)} - {"curate"}
+    assert outside <= {*sys.stdlib_module_names, "torch", "jaxtyping", "pydantic"}
+
+
+def test_the_core_imports_without_ray_and_without_sae_lens():
+    code = """
+import sys
+sys.modules["ray"] = None
+import curate.datasets, curate.models, curate.sae.dictionary, curate.metrics.weights, curate.manifest.select
+import curate.manifest.verify, curate.manifest.weights, curate.scoring.scorer, curate.scoring.weights_pass
+print("sae_lens" in sys.modules)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "False"
+
+
+def test_nothing_loads_pickles_or_remote_code():
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text()
+        assert "trust_remote_code" not in text, path
+        assert "torch.load(" not in text, path
+        assert "import pickle" not in text, path
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_schemas_are_those_of_the_models(name):
+    assert (ROOT / "schemas" / name).read_text() == render(name), "run make schemas"
