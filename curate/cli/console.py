@@ -14,7 +14,11 @@ ERR = Console(stderr=True, highlight=False)
 def printable(text: str, width: int | None = None) -> Text:
     """Untrusted text for the terminal: no markup, no control or direction characters, one line, cut to `width`."""
     shown = "".join(
-        character if unicodedata.category(character)[0] != "C" else " " if character in "\n\r\t" else "\N{REPLACEMENT CHARACTER}"
+        character
+        if unicodedata.category(character)[0] != "C"
+        else " "
+        if character in "\n\r\t"
+        else "\N{REPLACEMENT CHARACTER}"
         for character in text
     )
     if width is not None and len(shown) > width:

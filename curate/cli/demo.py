@@ -20,8 +20,8 @@ def export(
 
     write(directory, samples, seed)
     OUT.print(printable(f"model, sae and data ({samples:,} rows in align-anything's layout) are in {directory}"))
-    command = f"curate score --dataset align-anything --data-dir {directory}/data --model {directory}/model --sae {directory}/sae"
-    OUT.print("try:", printable(command), soft_wrap=True)
+    folders = f"--data-dir {directory}/data --model {directory}/model --sae {directory}/sae"
+    OUT.print("try:", printable(f"curate score --dataset align-anything {folders}"), soft_wrap=True)
 
 
 @app.command()

@@ -11,7 +11,9 @@ def metrics(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = 
     from curate.metrics import METRICS
 
     if json:
-        print_json([{"name": metric.name, "summary": metric.summary, "needs": metric.needs} for metric in METRICS.values()])
+        print_json(
+            [{"name": metric.name, "summary": metric.summary, "needs": metric.needs} for metric in METRICS.values()]
+        )
         return
     for metric in METRICS.values():
         typer.echo(f"{metric.name:<16}{metric.summary}")

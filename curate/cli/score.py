@@ -19,7 +19,9 @@ def score(
     ] = DEMO,
     data_dir: Annotated[
         Path | None,
-        typer.Option(help="Local copy of a named data set, in the hub's layout or by save_to_disk.", rich_help_panel=DATA),
+        typer.Option(
+            help="Local copy of a named data set, in the hub's layout or by save_to_disk.", rich_help_panel=DATA
+        ),
     ] = None,
     columns: Annotated[
         str | None,
@@ -104,7 +106,8 @@ def score(
         int, typer.Option(help="Features listed with each sample in the manifest.", rich_help_panel=METRICS)
     ] = 10,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Run folder; by default a new one in runs/.", rich_help_panel=PIPELINE)
+        Path | None,
+        typer.Option("--output", "-o", help="Run folder; by default a new one in runs/.", rich_help_panel=PIPELINE),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing run folder.", rich_help_panel=PIPELINE)
@@ -140,7 +143,8 @@ def score(
     from curate.cli.progress import progress
     from curate.demo import SAE as DEMO_SAE
     from curate.models import DEFAULT_MODEL
-    from curate.pipeline.job import ScoreJob, hook_layer as agreed_hook_layer, resolve_demo
+    from curate.pipeline.job import ScoreJob, resolve_demo
+    from curate.pipeline.job import hook_layer as agreed_hook_layer
     from curate.pipeline.score import score as run_score
     from curate.sae.dictionary import inspect_dictionary
 
@@ -212,7 +216,7 @@ def _model_and_sae(
         return model, DEMO
     if sae is None:
         raise ConfigurationError(
-            f"no SAE is named for {model}: give --sae FOLDER, or write sae = \"FOLDER\" under [score] in curate.toml, "
+            f'no SAE is named for {model}: give --sae FOLDER, or write sae = "FOLDER" under [score] in curate.toml, '
             "or set CURATE_SCORE_SAE"
         )
     return model, sae
@@ -263,7 +267,9 @@ def _summarize(run: Path, record: Any) -> None:
         reasons = ", ".join(f"{count:,} {name}" for name, count in sorted(counts.quarantined_by_error.items()))
         OUT.print(f"quarantined: {reasons}")
     if counts.features_without_weight:
-        OUT.print(f"{counts.features_without_weight:,} of {counts.features:,} features have no weight and add 0 to cosine")
+        OUT.print(
+            f"{counts.features_without_weight:,} of {counts.features:,} features have no weight and add 0 to cosine"
+        )
     if counts.near_delta:
         OUT.print(f"{counts.near_delta:,} samples have an activation within float noise of switching")
     OUT.print("manifest:", printable(str(run / "manifest.parquet")), soft_wrap=True)

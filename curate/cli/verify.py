@@ -21,6 +21,8 @@ def verify(
         print_json([asdict(check) for check in checks])
     else:
         for check in checks:
-            OUT.print("[green]ok  [/green]" if check.ok else "[red]FAIL[/red]", printable(f"{check.name}: {check.detail}"))
+            OUT.print(
+                "[green]ok  [/green]" if check.ok else "[red]FAIL[/red]", printable(f"{check.name}: {check.detail}")
+            )
     if not all(check.ok for check in checks):
         raise typer.Exit(1)

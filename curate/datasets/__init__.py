@@ -29,14 +29,14 @@ class DatasetSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(DEMO, description="a name that `curate datasets` lists, or a table's path")
-    data_dir: Path | None = Field(None, description="a local copy of a named data set")
-    columns: dict[str, str] | None = Field(None, description="for a table: the column of each part")
-    split: str = Field("train", description="a split, several joined by +, or all")
-    limit: int | None = Field(None, gt=0, description="only the first N rows")
-    sample: int | None = Field(None, gt=0, description="N rows drawn with the seed")
+    name: str = Field(default=DEMO, description="a name that `curate datasets` lists, or a table's path")
+    data_dir: Path | None = Field(default=None, description="a local copy of a named data set")
+    columns: dict[str, str] | None = Field(default=None, description="for a table: the column of each part")
+    split: str = Field(default="train", description="a split, several joined by +, or all")
+    limit: int | None = Field(default=None, gt=0, description="only the first N rows")
+    sample: int | None = Field(default=None, gt=0, description="N rows drawn with the seed")
     seed: int = 0
-    image_size: int | None = Field(None, gt=0, le=4096, description="resize every image to a square first")
+    image_size: int | None = Field(default=None, gt=0, le=4096, description="resize every image to a square first")
 
 
 class RowSource(Protocol):

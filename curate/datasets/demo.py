@@ -53,6 +53,8 @@ NON_VISUAL = (
 
 @dataclass(frozen=True)
 class Item:
+    """A coloured shape; `quadrant` indexes `QUADRANTS`."""
+
     colour: str
     shape: str
     quadrant: int
@@ -79,6 +81,7 @@ class Question:
 
 
 def draw_scene(rng: random.Random) -> Scene:
+    """A scene of one to four items, drawn evenly."""
     quadrants = sorted(rng.sample(range(4), rng.randint(1, 4)))
     items = tuple(Item(rng.choice(tuple(COLOURS)), rng.choice(SHAPES), q) for q in quadrants)
     return Scene(items, rng.choice(SIZES))

@@ -4,6 +4,7 @@ import random
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ ever paper hard near sentence better best across during today others however sur
 ways thing whole hear example heard several change answer room sea against top turned learn point city play toward five
 using himself usually image photo photograph painting shows visible background foreground standing wearing holding
 sitting street building table sky trees person woman black brown grey shirt window wall floor front person's likely
-suggests appears describe colour color question response""".split()
+suggests appears describe colour color question response"""
 
 
 def build_processor() -> LlavaNextProcessor:
@@ -61,7 +62,7 @@ def build_processor() -> LlavaNextProcessor:
     for _ in range(2_000):
         scene = draw_scene(rng)
         corpus += [f"[INST] \n{q.text} [/INST] {answer(q, scene)}" for q in questions(scene)]
-    corpus += [f" {word}" for word in COMMON_WORDS for _ in range(40)]
+    corpus += [f" {word}" for word in COMMON_WORDS.split() for _ in range(40)]
     bpe = Tokenizer(models.BPE(unk_token=None))
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -129,7 +130,7 @@ def build_model(processor: LlavaNextProcessor) -> LlavaNextForConditionalGenerat
     config = LlavaNextConfig(
         vision_config=vision,
         text_config=text,
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         image_grid_pinpoints=processor.image_processor.image_grid_pinpoints,
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
@@ -141,7 +142,7 @@ def build_model(processor: LlavaNextProcessor) -> LlavaNextForConditionalGenerat
 class ScenePool:
     """Scenes with their processed images, drawn once: `pixels[i]` is (tiles, 3, 28, 28) in float16."""
 
-    def __init__(self, processor: LlavaNextProcessor, name: str, count: int) -> None:
+    def __init__(self, processor: Any, name: str, count: int) -> None:
         self.scenes: list[Scene] = []
         self.pixels: list[Float[Tensor, "tiles 3 h w"]] = []
         self.prefixes: list[Int[Tensor, " prefix"]] = []
@@ -255,7 +256,7 @@ def train_model(output: Path, steps: int, seed: int) -> dict[str, object]:
 
     torch.manual_seed(seed)
     processor = build_processor()
-    model = build_model(processor)
+    model: Any = build_model(processor)
     head = QuadrantHead(model.config.text_config.hidden_size)
     pool = ScenePool(processor, f"train:{seed}", POOL)
     parameters = [*model.parameters(), *head.parameters()]
@@ -263,20 +264,18 @@ def train_model(output: Path, steps: int, seed: int) -> dict[str, object]:
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, 3e-3, total_steps=steps, pct_start=0.05, anneal_strategy="cos"
     )
+    caught: list[Tensor] = []
+    model.model.multi_modal_projector.register_forward_hook(lambda _module, _inputs, result: caught.append(result))
     recent: list[float] = []
     data = batches(pool, processor, steps, random.Random(f"order:{seed}"))
     for step, (inputs, labels, scenes) in enumerate(track(data, "training the demo model", total=steps)):
-        features = {}
-        hook = model.model.multi_modal_projector.register_forward_hook(
-            lambda _module, _inputs, result: features.update(projected=result)
-        )
         hidden = model.model(**inputs, use_cache=False).last_hidden_state
-        hook.remove()
+        projected = caught.pop()
         wanted = labels[:, 1:] != -100
         logits = model.lm_head(hidden[:, :-1][wanted])
         loss = nn.functional.cross_entropy(logits, labels[:, 1:][wanted])
         tiles = torch.tensor([3 if scene.size in ((112, 56), (56, 112)) else 5 for scene in scenes])
-        base = features["projected"][tiles.cumsum(0) - tiles]
+        base = projected[tiles.cumsum(0) - tiles]
         total = loss + 0.5 * head.loss(base, scenes)
         optimizer.zero_grad()
         total.backward()
@@ -306,8 +305,8 @@ def exact_match(folder: Path, scenes: int) -> dict[str, float]:
         folder: a saved demo model; read as a user would read it.
         scenes: how many scenes no training has drawn; each is asked one question of every kind it allows.
     """
-    model = LlavaNextForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
-    processor = LlavaNextProcessor.from_pretrained(folder, backend="pil")
+    model: Any = LlavaNextForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    processor: Any = LlavaNextProcessor.from_pretrained(folder, backend="pil")
     processor.tokenizer.padding_side = "left"
     asked = []
     for index in range(scenes):

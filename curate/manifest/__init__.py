@@ -1,0 +1,1 @@
+"""The run on disk: write, verify, rank, select."""

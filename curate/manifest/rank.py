@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curate.manifest.atomic import write_table
@@ -17,10 +16,7 @@ def ranked(rows: pa.Table, metric: str) -> pa.Table:
 
     Ties are broken by `sample_id`; copies of one sample, which share it, by `source_row`.
     """
-    order = pc.sort_indices(
-        rows, sort_keys=[(metric, "descending"), ("sample_id", "ascending"), ("source_row", "ascending")]
-    )
-    rows = rows.take(order)
+    rows = rows.sort_by([(metric, "descending"), ("sample_id", "ascending"), ("source_row", "ascending")])
     rank = pa.array(range(1, rows.num_rows + 1), pa.int64())
     names = ["rank", "score", *(name for name in rows.column_names if name not in ("rank", "score"))]
     columns = [rank, rows[metric], *(rows[name] for name in names[2:])]
@@ -46,9 +42,9 @@ def write_manifest(run: Path, metrics: Sequence[str]) -> tuple[pa.Table, pa.Tabl
     empty = [scored_schema(metrics).empty_table(), QUARANTINE_SCHEMA.empty_table()]
     shards = [pq.read_table(path) for path in sorted((run / SHARDS_FOLDER).glob("*.parquet"))]
     rows = pa.concat_tables([*empty, *shards], promote_options="permissive")
-    failed = pc.is_valid(rows["error"])
+    failed = rows["error"].is_valid()
     quarantine = rows.filter(failed).select(QUARANTINE_SCHEMA.names).sort_by("source_row").cast(QUARANTINE_SCHEMA)
-    scored = rows.filter(pc.invert(failed)).select(scored_schema(metrics).names)
+    scored = rows.filter(rows["error"].is_null()).select(scored_schema(metrics).names)
     manifest = ranked(scored, metrics[0]).cast(manifest_schema(metrics))
     write_table(run / MANIFEST, manifest)
     write_table(run / QUARANTINE, quarantine)

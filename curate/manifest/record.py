@@ -22,7 +22,7 @@ class FileRecord(_Record):
 
     sha256: str
     bytes: int
-    rows: int | None = Field(None, description="rows of a parquet file")
+    rows: int | None = Field(default=None, description="rows of a parquet file")
 
 
 class Counts(_Record):
@@ -37,7 +37,9 @@ class Counts(_Record):
     text_tokens: int
     image_tokens: int
     features: int
-    features_without_weight: int | None = Field(None, description="features with fewer than K tokens in a modality")
+    features_without_weight: int | None = Field(
+        default=None, description="features with fewer than K tokens in a modality"
+    )
 
 
 class Hashes(_Record):

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from curate.errors import ConfigurationError, DataError
@@ -24,9 +23,9 @@ class Rule(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     by: str
-    ratio: Decimal | None = Field(None, gt=0, le=1, description="the best fraction of the scored rows")
-    top: int | None = Field(None, ge=1, description="the best N rows")
-    min_score: float | None = Field(None, allow_inf_nan=False, description="rows that score at least this")
+    ratio: Decimal | None = Field(default=None, gt=0, le=1, description="the best fraction of the scored rows")
+    top: int | None = Field(default=None, ge=1, description="the best N rows")
+    min_score: float | None = Field(default=None, allow_inf_nan=False, description="rows that score at least this")
 
     @model_validator(mode="after")
     def _one(self) -> "Rule":
@@ -63,7 +62,7 @@ def select_rows(manifest: pa.Table, rule: Rule) -> pa.Table:
     """
     rows = ranked(manifest, rule.by)
     if rule.min_score is not None:
-        keep = pc.sum(pc.greater_equal(rows["score"], rule.min_score)).as_py() or 0
+        keep = int((rows["score"].to_numpy() >= rule.min_score).sum())
     elif rule.ratio is not None:
         keep = max(1, int((rule.ratio * rows.num_rows).to_integral_value(ROUND_HALF_UP)))
     else:

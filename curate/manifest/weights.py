@@ -78,5 +78,7 @@ def read_weights(folder: Path) -> tuple[Float[Tensor, " d_sae"], WeightsRecord]:
     if file_sha256(folder / WEIGHTS_FILE) != record.sha256:
         raise ConfigurationError(f"{folder / WEIGHTS_FILE} is not the file that {WEIGHTS_RECORD} describes")
     if weight.dtype != torch.float64 or len(weight) != record.features or not bool(weight.isfinite().all()):
-        raise ConfigurationError(f"{folder / WEIGHTS_FILE} holds no finite float64 weights of {record.features} features")
+        raise ConfigurationError(
+            f"{folder / WEIGHTS_FILE} holds no finite float64 weights of {record.features} features"
+        )
     return weight, record

@@ -24,7 +24,7 @@ class ModelSpec(BaseModel):
 
     name: str = Field(description="a hub id or a folder")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="which GPU, Ray decides")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="which GPU, Ray decides")
 
 
 def inspect_model(name: str) -> ModelInfo:

@@ -3,12 +3,13 @@
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor, nn
-from transformers import AutoConfig, LlavaNextModel, LlavaNextProcessor
+from transformers import AutoConfig, LlavaNextConfig, LlavaNextModel, LlavaNextProcessor
 from transformers import logging as transformers_logging
 from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape, unpad_image
 
@@ -35,7 +36,7 @@ class LlavaNextBuilder:
     """Tokenizer and image processor of a LLaVA-NeXT model."""
 
     processor: LlavaNextProcessor
-    config: AutoConfig
+    config: LlavaNextConfig
     context: int
 
     def build(self, image: Image, question: str, response: str | None) -> ModelInputs:
@@ -53,7 +54,7 @@ class LlavaNextBuilder:
         turns = [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": question}]}]
         if response is not None:
             turns.append({"role": "assistant", "content": [{"type": "text", "text": response}]})
-        encoded = self.processor.apply_chat_template(turns, tokenize=True, return_dict=True, return_tensors="pt")
+        encoded: Any = self.processor.apply_chat_template(turns, tokenize=True, return_dict=True, return_tensors="pt")
         input_ids = encoded["input_ids"][0]
         is_image = input_ids == self.config.image_token_id
         if int(is_image.sum()) != expected:
@@ -68,7 +69,7 @@ class LlavaNextBuilder:
 
     def _image_tokens(self, image: Image) -> int:
         """How many image features the model will make, by the model's own functions on a tensor without data."""
-        vision = self.config.vision_config
+        vision: Any = self.config.vision_config
         size = (image.height, image.width)
         side = vision.image_size // vision.patch_size
         rows, columns = get_anyres_image_grid_shape(size, self.config.image_grid_pinpoints, vision.image_size)
@@ -96,6 +97,7 @@ def load_builder(info: ModelInfo) -> LlavaNextBuilder:
     processor.patch_size = config.vision_config.patch_size
     processor.vision_feature_select_strategy = config.vision_feature_select_strategy
     processor.num_additional_image_tokens = 1
+    assert isinstance(config, LlavaNextConfig)
     return LlavaNextBuilder(processor, config, info.context)
 
 
@@ -138,7 +140,7 @@ def load_model(info: ModelInfo, hook_layer: int, dtype: torch.dtype, device: str
         config.text_config.layer_types = config.text_config.layer_types[: hook_layer + 1]
     try:
         with _quiet():
-            model, report = LlavaNextModel.from_pretrained(
+            loaded: Any = LlavaNextModel.from_pretrained(
                 info.path,
                 config=config,
                 dtype=dtype,
@@ -149,6 +151,7 @@ def load_model(info: ModelInfo, hook_layer: int, dtype: torch.dtype, device: str
     except Exception as error:
         # safetensors, transformers and torch each have their own errors for a damaged file.
         raise ConfigurationError(f"{info.path} cannot be loaded: {str(error).splitlines()[0]}") from error
+    model, report = loaded
     if missing := sorted(report["missing_keys"]):
         raise ConfigurationError(f"{info.path} lacks weights: {', '.join(missing[:5])}{' …' if missing[5:] else ''}")
     model.language_model.norm = nn.Identity()

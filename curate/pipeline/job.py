@@ -25,16 +25,20 @@ class ScoreJob(BaseModel):
     output: Path
     dataset: DatasetSpec = DatasetSpec()
     model: ModelSpec = ModelSpec(name=DEMO)
-    sae: str = Field(DEMO, description="a sae_lens folder, or RELEASE:SAE_ID")
+    sae: str = Field(default=DEMO, description="a sae_lens folder, or RELEASE:SAE_ID")
     parameters: ScoringParameters
-    weights: Path | None = Field(None, description="feature weights to reuse instead of computing them")
-    allow_model_mismatch: bool = Field(False, description="score with an SAE that was trained on another model")
-    actors: int = Field(1, ge=1, le=10_000, description="scoring actors")
-    gpus_per_actor: float | None = Field(None, ge=0, description="GPUs of each actor; by default 1 if there are any")
-    prepare_workers: int | None = Field(None, ge=1, description="CPU workers that decode and tokenize")
-    address: str | None = Field(None, description="a running Ray cluster; none starts one here")
-    shard_rows: int = Field(512, ge=1, description="rows per range; batches never cross ranges")
-    max_error_rate: float = Field(0.05, ge=0, le=1, description="stop once more than this share of all rows failed")
+    weights: Path | None = Field(default=None, description="feature weights to reuse instead of computing them")
+    allow_model_mismatch: bool = Field(default=False, description="score with an SAE that was trained on another model")
+    actors: int = Field(default=1, ge=1, le=10_000, description="scoring actors")
+    gpus_per_actor: float | None = Field(
+        default=None, ge=0, description="GPUs of each actor; by default 1 if there are any"
+    )
+    prepare_workers: int | None = Field(default=None, ge=1, description="CPU workers that decode and tokenize")
+    address: str | None = Field(default=None, description="a running Ray cluster; none starts one here")
+    shard_rows: int = Field(default=512, ge=1, description="rows per range; batches never cross ranges")
+    max_error_rate: float = Field(
+        default=0.05, ge=0, le=1, description="stop once more than this share of all rows failed"
+    )
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,9 @@ def _reused_weights(job: ScoreJob, model: ModelInfo, sae: DictionaryInfo) -> Wei
         "weight rule": (record.rule, job.parameters.weight_rule),
         "text": (record.text, job.parameters.text),
     }
-    differences = [f"{what} {str(have)[:16]} ≠ {str(need)[:16]}" for what, (have, need) in wanted.items() if have != need]
+    differences = [
+        f"{what} {str(have)[:16]} ≠ {str(need)[:16]}" for what, (have, need) in wanted.items() if have != need
+    ]
     if differences:
         raise ConfigurationError(f"--weights {job.weights}: computed with another {'; '.join(differences)}")
     return record

@@ -5,6 +5,7 @@ import logging
 import os
 import random
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -14,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 import torch
+from ray.exceptions import RayTaskError
 
 from curate import __version__
 from curate.datasets import Dataset
@@ -35,12 +36,13 @@ from curate.manifest.record import (
     RunRecord,
     write_record,
 )
-from curate.manifest.weights import WEIGHTS_FILE, WEIGHTS_RECORD, WeightsRecord, read_weights, write_weights
+from curate.manifest.weights import WEIGHTS_FILE, WEIGHTS_RECORD, WeightsRecord, write_weights
 from curate.pipeline.job import Plan, ScoreJob, plan
 from curate.pipeline.workers import PrepareWorker, ScoreActor, WeightsActor, check, from_bytes
 
 _BLOCK_BYTES = 32 * 2**20
 _OBJECT_STORE_BYTES = 2 * 2**30
+_SECONDS_TO_CONNECT = 10
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,10 @@ def score(job: ScoreJob, report: Report, announce: Callable[[Plan], None], overw
     the_plan = plan(job)
     clock.lap("plan")
     announce(the_plan)
-    run = _make_folder(job.output, overwrite)
+    run = job.output
+    _check_folder(run, overwrite)
     with _ray(job, the_plan):
+        _make_folder(run)
         clock.lap("start")
         weights = None
         if job.parameters.needs_weights:
@@ -110,18 +114,22 @@ class _Clock:
         self._last = now
 
 
-def _make_folder(run: Path, overwrite: bool) -> Path:
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
-        if not overwrite:
-            raise ConfigurationError(f"{run} exists; choose another --output, or replace it with --overwrite")
-        if not run.is_dir() or not ((run / RUN_FILE).exists() or (run / SHARDS_FOLDER).exists()):
-            raise ConfigurationError(f"{run} is not a run folder; --overwrite replaces nothing else")
-        shutil.rmtree(run)
+def _check_folder(run: Path, overwrite: bool) -> None:
+    if not run.exists() or (run.is_dir() and not any(run.iterdir())):
+        return
+    if not overwrite:
+        raise ConfigurationError(f"{run} exists; choose another --output, or replace it with --overwrite")
+    if not ((run / RUN_FILE).exists() or (run / SHARDS_FOLDER).exists()):
+        raise ConfigurationError(f"{run} is not a run folder; --overwrite replaces nothing else")
+
+
+def _make_folder(run: Path) -> None:
     try:
+        if run.exists():
+            shutil.rmtree(run)
         (run / SHARDS_FOLDER).mkdir(parents=True)
     except OSError as error:
         raise ConfigurationError(f"--output {run} cannot be made: {error.strerror}") from error
-    return run
 
 
 @contextlib.contextmanager
@@ -137,6 +145,8 @@ def _ray(job: ScoreJob, the_plan: Plan) -> Iterator[None]:
         cores = os.cpu_count() or 1
         options |= {"num_cpus": cores + job.actors, "include_dashboard": False}
         options |= {"object_store_memory": _OBJECT_STORE_BYTES}
+    else:
+        _check_reachable(job.address)
     try:
         ray.init(address=job.address, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -152,6 +162,17 @@ def _ray(job: ScoreJob, the_plan: Plan) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself would wait for minutes on an address where nobody answers."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return  # `auto` and the like, which Ray resolves by itself
+    try:
+        socket.create_connection((host, int(port)), timeout=_SECONDS_TO_CONNECT).close()
+    except OSError as error:
+        raise ConfigurationError(f"--address {address}: no Ray cluster answers there ({error})") from error
 
 
 def _check_resources(job: ScoreJob, the_plan: Plan) -> None:
@@ -203,12 +224,12 @@ def _weights(the_plan: Plan, run: Path, report: Report) -> WeightsRecord:
         for other in others:
             ray.get(first.merge.remote(other.kept.remote()))
         weights, n_samples = ray.get(first.weights.remote(the_plan))
-    except ray.exceptions.RayTaskError as error:
+    except RayTaskError as error:
         if isinstance(error.cause, CurateError):
             raise error.cause from error
         raise
     for actor in actors:
-        ray.kill(actor)
+        ray.kill(actor)  # type: ignore[arg-type]  # Ray's own stubs disagree
     return write_weights(
         run / WEIGHTS_FOLDER,
         weights.weight,
@@ -248,7 +269,8 @@ def _score_ranges(the_plan: Plan, run: Path, report: Report, error_budget: float
     report(Progress("score", 0, total))
     open_ranges: dict[int, list[pa.Table]] = {}
     done = tokens = failed = 0
-    for block in results.iter_batches(batch_size=None, batch_format="pyarrow"):
+    blocks: Iterator[Any] = iter(results.iter_batches(batch_size=None, batch_format="pyarrow"))
+    for block in blocks:
         for row in block.to_pylist():
             check(row["kind"], row["payload"])
             start, rows = row["start"], from_bytes(row["payload"])
@@ -257,8 +279,8 @@ def _score_ranges(the_plan: Plan, run: Path, report: Report, error_budget: float
             if "error" in rows.column_names:
                 failed += rows.num_rows - rows["error"].null_count
             if "n_text_tokens" in rows.column_names:
-                tokens += pc.sum(rows["n_text_tokens"]).as_py() or 0
-                tokens += pc.sum(rows["n_image_tokens"]).as_py() or 0
+                tokens += _total(rows, "n_text_tokens")
+                tokens += _total(rows, "n_image_tokens")
             _commit_if_whole(run, job, total, start, open_ranges)
         report(Progress("score", done, total, tokens, failed))
         if failed > error_budget:
@@ -266,6 +288,11 @@ def _score_ranges(the_plan: Plan, run: Path, report: Report, error_budget: float
                 _commit(run, start, min(start + job.shard_rows, total), open_ranges.pop(start))
             break
     return failed
+
+
+def _total(rows: pa.Table, column: str) -> int:
+    """Sum of a column of counts or flags, over the rows that have it."""
+    return int(rows[column].drop_null().to_numpy().sum())
 
 
 def _commit_if_whole(run: Path, job: ScoreJob, total: int, start: int, open_ranges: dict[int, list[pa.Table]]) -> None:
@@ -317,11 +344,11 @@ def _record(
             scored=manifest.num_rows,
             quarantined=quarantine.num_rows,
             quarantined_by_error={
-                entry["values"]: entry["counts"] for entry in pc.value_counts(quarantine["error"]).to_pylist()
+                entry["values"]: entry["counts"] for entry in quarantine["error"].value_counts().to_pylist()
             },
-            near_delta=pc.sum(manifest["near_delta"]).as_py() or 0,
-            text_tokens=pc.sum(manifest["n_text_tokens"]).as_py() or 0,
-            image_tokens=pc.sum(manifest["n_image_tokens"]).as_py() or 0,
+            near_delta=_total(manifest, "near_delta"),
+            text_tokens=_total(manifest, "n_text_tokens"),
+            image_tokens=_total(manifest, "n_image_tokens"),
             features=the_plan.sae.d_sae,
             features_without_weight=None if weights is None else weights.features_without_weight,
         ),

@@ -3,8 +3,7 @@
 import json
 from collections.abc import Sequence
 
-import safetensors
-import safetensors.torch
+from safetensors.torch import load, save
 
 from curate.models.family import ModelInputs
 from curate.scoring.prepare import Prepared
@@ -19,12 +18,12 @@ def pack(batch: Sequence[Prepared]) -> bytes:
         inputs = {"input_ids": sample.inputs.input_ids, "is_image": sample.inputs.is_image, **sample.inputs.tensors}
         tensors |= {f"{index}.{name}": tensor.contiguous() for name, tensor in inputs.items()}
     samples = [(sample.sample_id, sample.source_row, sample.quality) for sample in batch]
-    return safetensors.torch.save(tensors, metadata={"samples": json.dumps(samples)})
+    return save(tensors, metadata={"samples": json.dumps(samples)})
 
 
 def unpack(data: bytes) -> list[Prepared]:
     """The batch that `pack` was given."""
-    tensors = safetensors.torch.load(data)
+    tensors = load(data)
     header_length = int.from_bytes(data[:8], "little")
     samples = json.loads(json.loads(data[8 : 8 + header_length])["__metadata__"]["samples"])
     parts: list[dict] = [{} for _ in samples]
@@ -33,8 +32,10 @@ def unpack(data: bytes) -> list[Prepared]:
         parts[int(index)][name] = tensor
     return [
         Prepared(
-            *sample,
+            sample_id,
+            source_row,
+            quality,
             ModelInputs(part["input_ids"], part["is_image"], {k: v for k, v in part.items() if k not in _OWN}),
         )
-        for sample, part in zip(samples, parts, strict=True)
+        for (sample_id, source_row, quality), part in zip(samples, parts, strict=True)
     ]

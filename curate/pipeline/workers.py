@@ -150,9 +150,7 @@ class WeightsActor:
 
     def __init__(self, plan: Plan, rows: Sequence[int]) -> None:
         self.n_done = 0
-        self.share = attempt(
-            lambda: WeightsPass(*load(plan), plan.job.parameters.top_k, rows, plan.model.context)
-        )
+        self.share = attempt(lambda: WeightsPass(*load(plan), plan.job.parameters.top_k, rows, plan.model.context))
 
     def consume(self, batches: Any) -> None:
         """Run all packed batches of one split of the prepared data."""

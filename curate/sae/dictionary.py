@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -88,7 +89,8 @@ class Dictionary:
         return pre.relu()
 
     def _magnitude(self, pre: Float[Tensor, "tokens d_sae"]) -> Float[Tensor, "tokens d_sae"]:
-        assert self.magnitude_scale is not None and self.magnitude_shift is not None
+        assert self.magnitude_scale is not None
+        assert self.magnitude_shift is not None
         return pre * self.magnitude_scale + self.magnitude_shift
 
     def encode(self, hidden: Float[Tensor, "tokens d_model"]) -> Float[Tensor, "tokens d_sae"]:
@@ -106,6 +108,7 @@ class Dictionary:
             top = pre.topk(min(self.k + 1, self.d_sae), dim=1).values
             jump = torch.minimum((top[:, -2] - top[:, -1]).min(), top.abs().min())
         elif self.architecture == "jumprelu":
+            assert self.threshold is not None
             jump = (pre - self.threshold).abs_().min()
         elif self.architecture == "gated":
             jump = torch.minimum(pre.abs().min(), self._magnitude(pre).abs_().min())
@@ -222,7 +225,7 @@ def load_dictionary(info: DictionaryInfo, device: str = "cpu") -> Dictionary:
     bias = tensor("b_gate" if info.architecture == "gated" else "b_enc", d_sae)
     if config.get("apply_b_dec_to_input", True):
         bias = bias - tensor("b_dec", d_model) @ weight
-    parts: dict[str, Tensor | int] = {}
+    parts: dict[str, Any] = {}
     if info.architecture == "jumprelu":
         parts["threshold"] = tensor("threshold", d_sae)
     elif info.architecture == "topk":
@@ -235,8 +238,8 @@ def load_dictionary(info: DictionaryInfo, device: str = "cpu") -> Dictionary:
         # Both paths share W_enc, so the magnitude is (pre − b_gate) · exp(r_mag) + b_mag.
         parts["magnitude_shift"] = tensor("b_mag", d_sae) - tensor("b_gate", d_sae) * parts["magnitude_scale"]
     normalize = str(config.get("normalize_activations", "none"))
-    tensors = {"weight": weight * info.scale, "bias": bias, **parts}
-    placed = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in tensors.items()}
+    found: dict[str, Any] = {"weight": weight * info.scale, "bias": bias, **parts}
+    placed = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in found.items()}
     return Dictionary(architecture=info.architecture, normalize=normalize, **placed)
 
 

@@ -1,0 +1,1 @@
+"""One process: samples in, scored rows out. No Ray."""

@@ -22,9 +22,7 @@ class WeightsPass:
         context: the most tokens that a sample has.
     """
 
-    def __init__(
-        self, model: CutModel, dictionary: Dictionary, top_k: int, rows: Sequence[int], context: int
-    ) -> None:
+    def __init__(self, model: CutModel, dictionary: Dictionary, top_k: int, rows: Sequence[int], context: int) -> None:
         if len(rows) * context >= 2**32:
             raise ConfigurationError(f"--weight-samples {len(rows):,} is too many at {context:,} tokens each")
         self.model, self.dictionary, self.top_k, self.context = model, dictionary, top_k, context

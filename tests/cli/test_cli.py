@@ -13,6 +13,7 @@ import pytest
 
 from curate import demo
 from curate.cli.console import printable
+from curate.cli.main import app
 from curate.datasets.demo import demo_row
 from tests.manifest.test_run_folder import make_run
 
@@ -32,7 +33,7 @@ def curate(*arguments: object, cwd: Path, **environment: str) -> subprocess.Comp
     )
 
 
-def refused(result: subprocess.CompletedProcess[str], message: str, code: int = 2) -> None:
+def refused(result: "subprocess.CompletedProcess[str]", message: str, code: int = 2) -> None:
     """One line, the right one, and never a traceback."""
     assert result.returncode == code, result.stderr
     assert result.stderr.count("\n") == 1, result.stderr
@@ -51,12 +52,16 @@ def test_help_teaches_without_loading_torch(tmp_path):
     assert result.returncode == 0
     for verb in ("score", "show", "select", "verify", "datasets", "metrics", "demo"):
         assert verb in result.stdout
-    code = "import sys, curate.cli.main; print([m for m in ('torch', 'ray', 'pyarrow', 'pydantic') if m in sys.modules])"
+    code = (
+        "import sys, curate.cli.main; print([m for m in ('torch', 'ray', 'pyarrow', 'pydantic') if m in sys.modules])"
+    )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("verb", ["score", "show", "select", "verify", "datasets", "metrics", "demo export", "demo report"])
+@pytest.mark.parametrize(
+    "verb", ["score", "show", "select", "verify", "datasets", "metrics", "demo export", "demo report"]
+)
 def test_every_verb_explains_itself(tmp_path, verb):
     result = curate(*verb.split(), "--help", cwd=tmp_path)
     assert result.returncode == 0
@@ -111,7 +116,9 @@ def test_command_line_beats_environment_beats_project_beats_user(tmp_path):
     (tmp_path / ".config" / "curate").mkdir(parents=True)
     (tmp_path / ".config" / "curate" / "curate.toml").write_text('[score]\nsae = "user"\nmodel = "/no/user-model"\n')
     (tmp_path / "curate.toml").write_text('[score]\nsae = "project"\n')
-    pq.write_table(pa.Table.from_pylist([{"question": "q", "image": b"x", "chosen": "a", "rejected": "b"}]), tmp_path / "d.parquet")
+    pq.write_table(
+        pa.Table.from_pylist([{"question": "q", "image": b"x", "chosen": "a", "rejected": "b"}]), tmp_path / "d.parquet"
+    )
     score = ("score", "--dataset", "d.parquet")
     refused(curate(*score, "--sae", "typed", cwd=tmp_path, CURATE_SCORE_SAE="environment"), "--sae typed")
     refused(curate(*score, cwd=tmp_path, CURATE_SCORE_SAE="environment"), "--sae environment")
@@ -138,7 +145,11 @@ def test_a_wrong_configuration_file_is_refused(tmp_path, toml, message):
     ("arguments", "message", "code"),
     [
         (("--dataset", "align-anything"), "no SAE is named for llava-hf/llava-v1.6-mistral-7b-hf", 2),
-        (("--dataset", "align-anything", "--model", "demo"), "could not be fetched .* name a local copy with --data-dir", 1),
+        (
+            ("--dataset", "align-anything", "--model", "demo"),
+            "could not be fetched .* name a local copy with --data-dir",
+            1,
+        ),
         (("--dataset", "nothing", "--model", "demo"), "neither a known data set", 2),
         (("--metric", "cosine,wisdom"), "--metric: no metric wisdom; there are: cosine", 2),
         (("--metric", ""), "--metric: no metric", 2),
@@ -148,18 +159,28 @@ def test_a_wrong_configuration_file_is_refused(tmp_path, toml, message):
         (("--max-error-rate", "2"), "--max-error-rate: ", 2),
         (("--hook-layer", "1"), "--hook-layer 1: the SAE in .* was trained on layer 2", 2),
         (("--sae", "nothing"), "--sae nothing: neither a folder nor", 2),
-        (("--model", "/nothing"), "--model /nothing: no such folder", 2),
+        (("--model", "/nothing"), "no SAE is named for /nothing", 2),
+        (("--model", "/nothing", "--sae", str(demo.SAE)), "--model /nothing: no such folder", 2),
         (("--device", "cuda"), "torch sees no GPU here", 2),
         (("--columns", "x"), "--columns: x is not of the form", 2),
         (("--output", "file"), "file exists; choose another --output", 2),
         (("--weights", "nothing"), "does not hold whole feature weights", 2),
-        (("--address", "127.0.0.1:1"), "did not answer", 2),
+        (("--address", "127.0.0.1:1"), "no Ray cluster answers there", 2),
     ],
 )
-def test_wrong_options_of_score_are_one_line_before_any_work(tmp_path, arguments, message, code):
+def test_wrong_options_of_score_are_one_line_before_any_work(tmp_path, monkeypatch, capfd, arguments, message, code):
+    """In this process, since each new one takes seconds to import torch."""
     (tmp_path / "file").write_text("x")
-    refused(curate("score", *arguments, cwd=tmp_path), message, code)
-    assert [path.name for path in tmp_path.iterdir() if path.name != "runs"] == ["file"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(SystemExit) as stopped:
+        app(["score", *arguments])
+    out, err = capfd.readouterr()
+    lines = [line for line in err.splitlines() if not line.startswith(("scoring ", "note: "))]
+    refused(subprocess.CompletedProcess((), stopped.value.code or 0, out, "\n".join(lines) + "\n"), message, code)
+    # Only the address is tried after the folder was made; nothing is scored there.
+    assert not list(tmp_path.rglob("*.parquet"))
 
 
 def test_a_dictionary_of_another_model_is_refused_or_noted(tmp_path, exported):
@@ -238,6 +259,8 @@ def test_lists_are_readable_by_machines(tmp_path):
 def test_untrusted_text_cannot_drive_the_terminal():
     hostile = "[red]a[/red]\x1b[2Jb\u202ec\x07d\ne"
     shown = printable(hostile)
-    assert shown.plain == "[red]a[/red]\N{REPLACEMENT CHARACTER}[2Jb\N{REPLACEMENT CHARACTER}c\N{REPLACEMENT CHARACTER}d e"
+    assert (
+        shown.plain == "[red]a[/red]\N{REPLACEMENT CHARACTER}[2Jb\N{REPLACEMENT CHARACTER}c\N{REPLACEMENT CHARACTER}d e"
+    )
     assert shown.spans == []
     assert printable("abcdef", 4).plain == "abc…"

@@ -59,7 +59,9 @@ def test_the_hubs_layout(tmp_path, demo_samples):
     assert content(samples(**spec)) == content(demo_samples[:30])
     assert [s.source_row for s in samples(**spec, split="val")] == list(range(10))
     assert [s.quality for s in samples(**spec)] == [row["quality"] for row in ROWS[:30]]
-    assert content(samples(name="align-anything", data_dir=tmp_path / "text-image-to-text")) == content(demo_samples[:30])
+    assert content(samples(name="align-anything", data_dir=tmp_path / "text-image-to-text")) == content(
+        demo_samples[:30]
+    )
 
 
 @pytest.mark.parametrize("shards", [1, 3])
@@ -90,7 +92,10 @@ def test_plain_tables_with_other_column_names_and_image_paths(tmp_path, demo_sam
         rows.append({"q": row["question"], "i": f"pictures/{index}.png", "good": row["chosen"], "bad": row["rejected"]})
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "data.parquet")
-    with pa.OSFile(str(tmp_path / "data.arrow"), "wb") as sink, pa.ipc.new_file(sink, pa.Table.from_pylist(rows).schema) as writer:
+    with (
+        pa.OSFile(str(tmp_path / "data.arrow"), "wb") as sink,
+        pa.ipc.new_file(sink, pa.Table.from_pylist(rows).schema) as writer,
+    ):
         writer.write_table(pa.Table.from_pylist(rows), max_chunksize=6)
     columns = {"question": "q", "image": "i", "chosen": "good", "rejected": "bad"}
     for name in ("data.jsonl", "data.parquet", "data.arrow"):
@@ -175,7 +180,10 @@ def test_a_damaged_row_group_costs_its_own_rows_by_name(tmp_path):
         ({"name": "align-anything", "data_dir": "{tmp}/nothing"}, "is not a folder"),
         ({"name": "align-anything", "data_dir": "{tmp}/empty"}, "has no file text-image-to-text/train"),
         ({"name": "align-anything", "data_dir": "{tmp}/hub", "split": "test"}, "no split test; there are: train, val"),
-        ({"name": "rlaif-v", "data_dir": "{tmp}/hub/text-image-to-text"}, "no column 'chosen' nor 'rejected'; it has: q"),
+        (
+            {"name": "rlaif-v", "data_dir": "{tmp}/hub/text-image-to-text"},
+            "no column 'chosen' nor 'rejected'; it has: q",
+        ),
         ({"name": "{tmp}/empty"}, "holds no .parquet"),
         ({"name": "{tmp}/other.csv"}, "is not a .parquet"),
         ({"name": "{tmp}/hub", "columns": {"prompt": "x"}}, "--columns names prompt"),

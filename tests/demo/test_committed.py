@@ -123,8 +123,9 @@ def test_export_writes_the_same_samples_in_align_anythings_layout(tmp_path: Path
     exported, made = open_dataset(spec), open_dataset(DatasetSpec(limit=120, seed=3))
     for (_, one), (_, other) in zip(exported.samples(range(120)), made.samples(range(120)), strict=True):
         assert one == other
-    assert inspect_dictionary(str(tmp_path / "demo" / "sae")).model_hash == inspect_model(
-        str(tmp_path / "demo" / "model")
-    ).sha256
+    assert (
+        inspect_dictionary(str(tmp_path / "demo" / "sae")).model_hash
+        == inspect_model(str(tmp_path / "demo" / "model")).sha256
+    )
     with pytest.raises(ConfigurationError, match="not an empty folder"):
         export(tmp_path / "demo", samples=1, seed=0)

@@ -36,7 +36,9 @@ def test_every_score_is_reported_against_every_label_and_beside_token_counts():
         }
     )
     reports = {(entry.score, entry.label): entry for entry in label_report(table, ["cosine"])}
-    assert set(reports) == {(s, q) for s in ("cosine", "n_tokens", "n_text_tokens") for q in ("blank image", "noise image")}
+    assert set(reports) == {
+        (s, q) for s in ("cosine", "n_tokens", "n_text_tokens") for q in ("blank image", "noise image")
+    }
     assert reports["cosine", "blank image"].auroc == 1.0
     assert reports["cosine", "noise image"].auroc == 0.0
     assert reports["n_tokens", "blank image"].auroc == 0.0

@@ -15,7 +15,16 @@ from curate.errors import ConfigurationError, DataError
 from curate.fingerprint import file_sha256
 from curate.manifest.atomic import write_atomically, write_table
 from curate.manifest.rank import ranked, write_manifest, write_shard
-from curate.manifest.record import MANIFEST, QUARANTINE, Counts, FileRecord, Hashes, RunRecord, read_record, write_record
+from curate.manifest.record import (
+    MANIFEST,
+    QUARANTINE,
+    Counts,
+    FileRecord,
+    Hashes,
+    RunRecord,
+    read_record,
+    write_record,
+)
 from curate.manifest.rows import QuarantineRow, ScoredRow, quarantine_table, scored_table
 from curate.manifest.select import Rule, select, select_rows
 from curate.manifest.verify import verify_run
@@ -33,7 +42,10 @@ def make_run(folder: Path) -> Path:
     """A whole run of 10 scored and 2 quarantined rows, in two shards."""
     (folder / "shards").mkdir(parents=True)
     rows = [scored(row, cosine=row % 4, l0=100 - row) for row in range(12) if row not in (5, 9)]
-    bad = [QuarantineRow(5, None, "read", "BadRow", "not JSON"), QuarantineRow(9, "f" * 32, "decode", "EmptyText", "why")]
+    bad = [
+        QuarantineRow(5, None, "read", "BadRow", "not JSON"),
+        QuarantineRow(9, "f" * 32, "decode", "EmptyText", "why"),
+    ]
     for start, stop in ((6, 12), (0, 6)):
         tables = [
             scored_table([row for row in rows if start <= row.source_row < stop], METRICS),
@@ -66,7 +78,7 @@ def record(folder: Path, **changes) -> None:
         "package_version": "0",
         "status": "complete",
         "started": "2026-01-01T00:00:00+00:00",
-        "arguments": {"dataset": {"name": "demo"}},
+        "arguments": {"dataset": {"name": "demo"}, "model": {"name": "demo"}},
         "metrics": METRICS,
         "hashes": Hashes(dataset="d", model="m", sae="s", weights=None),
         "hook_layer": 2,

@@ -50,7 +50,12 @@ def make_model(path, backbone):
             max_position_embeddings=600,
         ),
         vision_config=CLIPVisionConfig(
-            hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=2, image_size=28, patch_size=7
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            image_size=28,
+            patch_size=7,
         ),
         image_token_id=old["image_token_index"],
         image_grid_pinpoints=PINPOINTS,
@@ -116,7 +121,10 @@ def independent_image_tokens(width: int, height: int) -> int:
     best = max(
         PINPOINTS,
         key=lambda p: (
-            min(int(width * min(p[1] / width, p[0] / height)) * int(height * min(p[1] / width, p[0] / height)), width * height),
+            min(
+                int(width * min(p[1] / width, p[0] / height)) * int(height * min(p[1] / width, p[0] / height)),
+                width * height,
+            ),
             -p[0] * p[1],
         ),
     )

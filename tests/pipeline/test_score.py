@@ -91,7 +91,9 @@ def test_actors_and_batch_budget_change_no_score_and_no_rank(demo_run, tmp_path,
         np.testing.assert_allclose(one[metric][~exempt], other[metric][~exempt], atol=1e-5, rtol=0)
     # Ranks may differ between samples whose scores do not.
     order = other[~exempt].sort_values("rank").score.to_numpy()
-    assert (np.diff(one[~exempt].set_index("sample_id").score[other[~exempt].sort_values("rank").sample_id]) < 1e-5).all()
+    assert (
+        np.diff(one[~exempt].set_index("sample_id").score[other[~exempt].sort_values("rank").sample_id]) < 1e-5
+    ).all()
     assert (np.diff(order) <= 0).all()
 
 
@@ -128,7 +130,7 @@ def test_ten_thousand_rows_with_one_in_twenty_broken(tmp_path):
 def test_a_run_that_is_mostly_broken_stops_and_keeps_what_it_has(tmp_path):
     write_broken_table(tmp_path / "data", rows=600, broken=300)
     spec = DatasetSpec(name=str(tmp_path / "data"))
-    with pytest.raises(RunStopped, match="more than --max-error-rate 0.05"):
+    with pytest.raises(RunStopped, match=r"more than --max-error-rate 0\.05"):
         run(tmp_path / "run", spec, shard_rows=50, parameters={"metrics": ("l0",)})
     record = read_record(tmp_path / "run")
     assert record.counts.scored > 0

@@ -168,7 +168,11 @@ def test_switch_distance_is_the_smallest_change_that_flips_a_feature(tmp_path, s
     generator = torch.Generator().manual_seed(2)
     for _ in range(200):
         # In units of the pre-activations; gated magnitudes are scaled, so stay well inside.
-        noise = (torch.rand(pre.shape, generator=generator) * 2 - 1) * distance * (0.05 if sae.cfg.architecture() == "gated" else 0.49)
+        noise = (
+            (torch.rand(pre.shape, generator=generator) * 2 - 1)
+            * distance
+            * (0.05 if sae.cfg.architecture() == "gated" else 0.49)
+        )
         moved = dictionary.activations(pre + noise)
         assert torch.equal(moved > 0, z > 0)
         assert torch.equal(moved > delta, z > delta)

@@ -45,8 +45,6 @@ def truth(samples):
     return hidden, [oracle.encode(demo.SAE, h) for h in hidden], [s.inputs.is_image.numpy() for s in samples]
 
 
-
-
 @pytest.mark.parametrize("rule", ["per-modality", "merged"])
 @pytest.mark.parametrize("over", ["cooccurring", "active"])
 def test_every_metric_equals_the_oracle(samples, truth, demo_cut, demo_dictionary, rule, over):
