@@ -17,11 +17,11 @@ def fetch(repo: str, kind: Literal["dataset", "model"], patterns: Sequence[str],
         DataError: there is no such repository, or no way to it.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(repo, repo_type=kind, allow_patterns=list(patterns)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    # The hub's client, its HTTP library and the file system each have their own errors for "not to be had".
+    except Exception as error:
         raise DataError(
             f"{repo} could not be fetched from the Hugging Face hub ({type(error).__name__}); {instead}"
         ) from error

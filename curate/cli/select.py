@@ -35,7 +35,7 @@ def select(
     """
     from pydantic import ValidationError
 
-    from curate.cli.console import OUT, printable
+    from curate.cli.console import ERR, OUT, printable
     from curate.cli.score import option_error
     from curate.manifest.record import read_record
     from curate.manifest.select import Rule
@@ -49,5 +49,7 @@ def select(
     if json:
         print(selection.model_dump_json(indent=2))
         return
+    if selection.run_status != "complete":
+        ERR.print(f"[yellow]note:[/yellow] the run is {selection.run_status}: this is the best of a part of the data")
     OUT.print(f"{selection.selected:,} of {selection.scored:,} samples kept by {rule}")
     OUT.print("selection:", printable(str(folder / "selection.parquet")), soft_wrap=True)

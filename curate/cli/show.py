@@ -34,7 +34,7 @@ def show(
     else:
         parts = [("best", manifest.slice(0, top)), ("worst", manifest.slice(manifest.num_rows - bottom, bottom))]
     rows = [(name, row) for name, part in parts for row in part.to_pylist()]
-    texts, unavailable = _texts(record, [row["source_row"] for _, row in rows])
+    texts, unavailable = _texts(record, [row for _, row in rows])
     if json:
         from curate.cli.console import print_json
 
@@ -50,9 +50,11 @@ def show(
         OUT.print("texts are not shown:", printable(unavailable), soft_wrap=True)
 
 
-def _texts(record: Any, rows: list[int]) -> tuple[dict[int, dict[str, str]], str | None]:
-    """Question and responses of source rows, if the data are still where and what they were."""
+def _texts(record: Any, rows: list[dict[str, Any]]) -> tuple[dict[int, dict[str, str]], str | None]:
+    """Question and responses by source row, where the data still hold the samples that were scored."""
     from bisect import bisect_left
+
+    from pydantic import ValidationError
 
     from curate.datasets import DatasetSpec, open_dataset
     from curate.errors import CurateError
@@ -60,16 +62,18 @@ def _texts(record: Any, rows: list[int]) -> tuple[dict[int, dict[str, str]], str
 
     try:
         dataset = open_dataset(DatasetSpec.model_validate(record.arguments["dataset"]))
-    except CurateError as error:
+    except (CurateError, ValidationError) as error:
         return {}, str(error)
-    if dataset.fingerprint != record.hashes.dataset:
+    positions = sorted(bisect_left(dataset.rows, row["source_row"]) for row in rows)
+    if positions and positions[-1] >= len(dataset):
         return {}, f"{dataset.name} has changed since the run"
-    positions = sorted(bisect_left(dataset.rows, row) for row in rows)
-    samples = [sample for _, sample in dataset.samples(positions) if isinstance(sample, Sample)]
-    return {
+    ids = {row["source_row"]: row["sample_id"] for row in rows}
+    texts = {
         sample.source_row: {"question": sample.question, "chosen": sample.chosen, "rejected": sample.rejected}
-        for sample in samples
-    }, None
+        for _, sample in dataset.samples(positions)
+        if isinstance(sample, Sample) and ids.get(sample.source_row) == sample.sample_id
+    }
+    return texts, None if texts or not rows else f"{dataset.name} has changed since the run"
 
 
 def _print_header(run: Path, record: Any) -> None:
@@ -127,7 +131,7 @@ def _show_sample(run: Path, record: Any, manifest: Any, sample: str, json: bool)
         raise DataError(f"{run} has no sample whose id begins with {sample}")
     if len({row["sample_id"] for row in found}) > 1:
         raise DataError(f"{sample} is the beginning of {len(found)} samples' ids in {run}; give more of it")
-    texts, unavailable = _texts(record, [row["source_row"] for row in found])
+    texts, unavailable = _texts(record, found)
     rows = [{**row, **texts.get(row["source_row"], {})} for row in found]
     if json:
         from curate.cli.console import print_json

@@ -66,7 +66,7 @@ class Dataset:
 
     Attributes:
         rows: the source row at each position, ascending.
-        fingerprint: SHA-256 of the content of the files that hold the rows.
+        root: the folder that holds the data; None for the demo.
     """
 
     name: str
@@ -75,7 +75,13 @@ class Dataset:
     rows: Sequence[int]
     root: Path | None
     image_size: int | None
-    fingerprint: str
+    files: tuple[Path, ...] = ()
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what the rows are made from: the files' content, or the demo world's seed. Reads it all."""
+        if self.root is None:
+            return text_sha256(f"demo world: {self.source}")
+        return files_sha256(self.root, self.files)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -103,18 +109,17 @@ def open_dataset(spec: DatasetSpec) -> Dataset:
         if spec.data_dir or spec.columns or spec.split not in ("train", "all"):
             raise ConfigurationError("--data-dir, --columns and --split do not go with the demo data set")
         source, layout, root = DemoSource(spec.limit or DEMO_ROWS, spec.seed), align_anything.LAYOUT, None
-        fingerprint = text_sha256(f"demo world, seed {spec.seed}")
+        files: list[Path] = []
     else:
         layout = LAYOUTS[spec.name] if spec.name in LAYOUTS else _table_layout(spec)
         root, files = dataset_files(layout, spec.data_dir, spec.split) if layout.repo else table_files(Path(spec.name))
         source = open_table(files, layout.columns, optional=("quality",))
-        fingerprint = files_sha256(root, files)
     if source.n_rows == 0:
         raise ConfigurationError(f"the data set {spec.name} has no rows")
     rows: Sequence[int] = range(source.n_rows if spec.limit is None else min(spec.limit, source.n_rows))
     if spec.sample is not None and spec.sample < len(rows):
         rows = sorted(random.Random(f"sample:{spec.seed}").sample(rows, spec.sample))
-    return Dataset(spec.name, source, layout, rows, root, spec.image_size, fingerprint)
+    return Dataset(spec.name, source, layout, rows, root, spec.image_size, tuple(files))
 
 
 def _table_layout(spec: DatasetSpec) -> Layout:

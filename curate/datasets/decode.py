@@ -38,7 +38,8 @@ def decode_row(row: Row, source_row: int, layout: Layout, root: Path | None, ima
         error.sample_id = sample_id
         raise
     quality = row.get("quality")
-    return Sample(sample_id, source_row, question, image, chosen, rejected, None if quality is None else str(quality))
+    label = None if quality is None else str(quality).encode(errors="replace").decode()
+    return Sample(sample_id, source_row, question, image, chosen, rejected, label)
 
 
 def _text(name: str, fields: Fields) -> str:

@@ -1,9 +1,9 @@
 """Untrusted bytes in, upright RGB images out."""
 
 import io
+import re
 import warnings
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -13,6 +13,7 @@ from curate.errors import BadImagePath, CorruptImage, ImageBomb, MissingImage, W
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 MAX_PIXELS = 100_000_000
 MAX_BYTES = 256 * 2**20
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 
 def image_bytes(value: object, root: Path | None) -> bytes:
@@ -46,13 +47,16 @@ def image_bytes(value: object, root: Path | None) -> bytes:
 
 
 def _path_inside(name: str, root: Path | None) -> Path:
-    if urlsplit(name).scheme:
+    if _SCHEME.match(name):
         raise BadImagePath(f"{_shown(name)} is a URL; images are bytes or paths inside the data folder")
     if root is None:
         raise BadImagePath(f"{_shown(name)} is a path, and this data set holds its images itself")
     if "\0" in name or Path(name).is_absolute() or "\\" in name:
         raise BadImagePath(f"{_shown(name)} is not a relative path")
-    path = (root / name).resolve()
+    try:
+        path = (root / name).resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise BadImagePath(f"{_shown(name)} is not a path ({type(error).__name__})") from error
     if not path.is_relative_to(root.resolve()):
         raise BadImagePath(f"{_shown(name)} leads out of the data folder")
     return path
@@ -80,7 +84,7 @@ def decode_image(data: bytes, size: int | None = None) -> Image.Image:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageBomb(f"{image.width} × {image.height} pixels; at most {MAX_PIXELS:,} are read")
             image.load()
-            image = _to_rgb(ImageOps.exif_transpose(image))
+            image = _to_rgb(_upright(image))
     except ImageBomb:
         raise
     except Image.DecompressionBombError as error:
@@ -90,6 +94,14 @@ def decode_image(data: bytes, size: int | None = None) -> Image.Image:
         reason = "not an image of a known format" if isinstance(error, Image.UnidentifiedImageError) else str(error)
         raise CorruptImage(f"{reason} ({type(error).__name__}, {len(data):,} bytes)") from error
     return image if size is None else image.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    # Parsing hostile EXIF may raise anything; the pixels were read whole and are worth keeping as they lie.
+    except Exception:
+        return image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

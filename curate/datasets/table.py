@@ -64,6 +64,8 @@ def open_table(paths: Sequence[Path], required: Sequence[str], optional: Sequenc
     """
     files = tuple(_inspect(path) for path in paths)
     for file in files:
+        if len(set(file.columns)) < len(file.columns):
+            raise ConfigurationError(f"{file.path} has two columns of one name; rename one of them")
         if missing := [column for column in required if column not in file.columns]:
             shown = ", ".join(file.columns[:30]) + (" …" if len(file.columns) > 30 else "")
             raise ConfigurationError(
@@ -127,7 +129,7 @@ def _read_jsonl(file: TableFile, wanted: list[int], columns: Sequence[str]) -> I
 
 def _parse_line(line: bytes) -> Row | SampleError:
     try:
-        row = json.loads(line.decode())
+        row = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         return NotUtf8(f"the line is not UTF-8 at byte {error.start}")
     except (ValueError, RecursionError) as error:
@@ -151,22 +153,28 @@ def _arrow_batches(path: Path) -> Iterator[pa.RecordBatch]:
             yield from reader
 
 
-def _parquet_batches(path: Path, wanted: list[int], columns: Sequence[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
+def _parquet_batches(
+    path: Path, wanted: list[int], columns: Sequence[str]
+) -> Iterator[tuple[int, int, pa.RecordBatch | BadRow]]:
+    """Pieces of the row groups that hold wanted rows; the rest of a damaged group comes as one error."""
     with pq.ParquetFile(path) as parquet:
         start = 0
         for group in range(parquet.num_row_groups):
             end = start + parquet.metadata.row_group(group).num_rows
             if any(start <= row < end for row in wanted):
-                for batch in parquet.iter_batches(_ROWS_PER_READ, row_groups=[group], columns=list(columns)):
-                    yield start, batch
-                    start += batch.num_rows
+                try:
+                    for batch in parquet.iter_batches(_ROWS_PER_READ, row_groups=[group], columns=list(columns)):
+                        yield start, start + batch.num_rows, batch
+                        start += batch.num_rows
+                except (pa.ArrowException, OSError) as error:
+                    yield start, end, BadRow(f"{path.name} is damaged here: {str(error).splitlines()[0]}")
             start = end
 
 
-def _numbered_arrow_batches(path: Path) -> Iterator[tuple[int, pa.RecordBatch]]:
+def _numbered_arrow_batches(path: Path) -> Iterator[tuple[int, int, pa.RecordBatch]]:
     start = 0
     for batch in _arrow_batches(path):
-        yield start, batch
+        yield start, start + batch.num_rows, batch
         start += batch.num_rows
 
 
@@ -174,21 +182,16 @@ def _read_batches(
     file: TableFile, wanted: list[int], columns: Sequence[str]
 ) -> Iterator[tuple[int, Row | SampleError]]:
     parquet = file.path.suffix == ".parquet"
-    batches = _parquet_batches(file.path, wanted, columns) if parquet else _numbered_arrow_batches(file.path)
     left = iter(wanted)
     row = next(left, None)
-    try:
-        for start, batch in batches:
-            while row is not None and row < start + batch.num_rows:
-                yield row, _cells(batch, row - start, columns)
-                row = next(left, None)
-            if row is None:
-                return
-    except (pa.ArrowException, OSError) as error:
-        # The damaged piece hides the rest of it: each row still wanted is lost by name, none in silence.
-        while row is not None:
-            yield row, BadRow(f"{file.path.name} is damaged here: {str(error).splitlines()[0]}")
+    for start, end, batch in (
+        _parquet_batches(file.path, wanted, columns) if parquet else _numbered_arrow_batches(file.path)
+    ):
+        while row is not None and row < end:
+            yield row, batch if isinstance(batch, BadRow) else _cells(batch, row - start, columns)
             row = next(left, None)
+        if row is None:
+            return
 
 
 def _cells(batch: pa.RecordBatch, row: int, columns: Sequence[str]) -> Row | SampleError:

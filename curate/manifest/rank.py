@@ -1,5 +1,6 @@
 """Shards in, ranked manifest and quarantine out."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +22,9 @@ def ranked(rows: pa.Table, metric: str) -> pa.Table:
     names = ["rank", "score", *(name for name in rows.column_names if name not in ("rank", "score"))]
     columns = [rank, rows[metric], *(rows[name] for name in names[2:])]
     return pa.Table.from_arrays(columns, names=names)
+
+
+SHARD_NAME = re.compile(r"(\.?)\d{12}-\d{12}\.parquet(\.\d+\.tmp)?")
 
 
 def shard_path(run: Path, start: int, stop: int) -> Path:

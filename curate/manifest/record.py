@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from curate.errors import DataError
 from curate.manifest.atomic import write_text
@@ -33,7 +33,8 @@ class Counts(_Record):
     scored: int
     quarantined: int
     quarantined_by_error: dict[str, int]
-    near_delta: int = Field(description="scored samples with an activation within float noise of switching")
+    near_delta: int = Field(description="scored samples with a feature within float noise of delta")
+    near_switch: int = Field(description="scored samples with an activation within float noise of zero or its jump")
     text_tokens: int
     image_tokens: int
     features: int
@@ -59,7 +60,7 @@ class RunRecord(_Record):
     status: Literal["complete", "stopped"]
     started: str = Field(description="UTC, ISO 8601")
     arguments: dict[str, JsonValue]
-    metrics: list[str] = Field(description="computed metrics; the manifest is ranked by the first")
+    metrics: list[str] = Field(min_length=1, description="computed metrics; the manifest is ranked by the first")
     hashes: Hashes
     hook_layer: int
     delta: float
@@ -71,6 +72,12 @@ class RunRecord(_Record):
     timings: dict[str, float] = Field(description="seconds by stage")
     notes: list[str] = Field(description="what a reader of the scores should know")
     files: dict[str, FileRecord] = Field(description="data files by path below the run folder")
+
+    @model_validator(mode="after")
+    def _whole(self) -> "RunRecord":
+        if missing := {MANIFEST, QUARANTINE} - set(self.files):
+            raise ValueError(f"files does not list {', '.join(sorted(missing))}")
+        return self
 
     @property
     def run_hash(self) -> str:

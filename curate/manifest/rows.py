@@ -13,8 +13,10 @@ class ScoredRow:
     Attributes:
         scores: by metric; becomes one column each.
         top_features: (feature, what it adds to `cosine`), largest first; empty without `cosine`.
-        near_delta: some activation lies within float noise of switching, so another batch shape may count
-            one feature more or less.
+        near_delta: a feature's strongest activation lies within float noise of delta, so another batch shape
+            may count one feature more or less.
+        near_switch: activations within float noise of zero or of their jump from it; another batch shape may
+            change `l0` by as many, divided by the tokens.
         quality: the label that the data set carries, if it does.
     """
 
@@ -24,6 +26,7 @@ class ScoredRow:
     n_text_tokens: int
     n_image_tokens: int
     near_delta: bool
+    near_switch: int
     quality: str | None
     top_features: list[tuple[int, float]]
 
@@ -66,6 +69,7 @@ def scored_schema(metrics: Sequence[str]) -> pa.Schema:
             pa.field("n_text_tokens", pa.int32()),
             pa.field("n_image_tokens", pa.int32()),
             pa.field("near_delta", pa.bool_()),
+            pa.field("near_switch", pa.int32()),
             pa.field("quality", pa.string()),
             pa.field("top_features", _TOP_FEATURES),
         ]

@@ -47,6 +47,7 @@ class SelectionRecord(BaseModel):
     schema_version: Literal[1] = 1
     package_version: str
     run_hash: str = Field(description="sha256 of the manifest that was selected from")
+    run_status: str = Field(description="a stopped run's manifest holds only a part of the data")
     rule: Rule
     dataset: JsonValue = Field(description="the run's dataset arguments: where source_row counts")
     dataset_sha256: str
@@ -92,7 +93,10 @@ def select(run: Path, rule: Rule, output: Path | None) -> tuple[Path, SelectionR
     folder = output or run / "selections" / str(rule)
     if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} <= _OWN):
         raise ConfigurationError(f"{folder} holds something else; choose another --output")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"--output {folder} cannot be made: {error.strerror}") from error
     write_table(folder / SELECTION, rows)
     selection = _selection_record(record, rule, rows.num_rows, file_sha256(folder / SELECTION))
     write_text(folder / SELECTION_FILE, selection.model_dump_json(indent=2) + "\n")
@@ -106,6 +110,7 @@ def _selection_record(record: RunRecord, rule: Rule, selected: int, sha256: str)
     return SelectionRecord(
         package_version=record.package_version,
         run_hash=record.run_hash,
+        run_status=record.status,
         rule=rule,
         dataset=record.arguments["dataset"],
         dataset_sha256=record.hashes.dataset,

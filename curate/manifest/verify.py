@@ -80,10 +80,14 @@ def _schema(name: str, found: pa.Schema, expected: pa.Schema) -> Check:
 
 def _counts(record: RunRecord, manifest: pa.Table, quarantine: pa.Table) -> Check:
     counts = record.counts
+    by_error = {entry["values"]: entry["counts"] for entry in quarantine["error"].value_counts().to_pylist()}
+    tokens = [int(manifest[name].to_numpy().sum()) for name in ("n_text_tokens", "n_image_tokens")]
     ok = (
         (manifest.num_rows, quarantine.num_rows) == (counts.scored, counts.quarantined)
         and counts.scored + counts.quarantined == counts.read
         and (counts.read == counts.selected or record.status != "complete")
+        and by_error == counts.quarantined_by_error
+        and tokens == [counts.text_tokens, counts.image_tokens]
     )
     found = f"{manifest.num_rows:,} scored + {quarantine.num_rows:,} quarantined, {counts.read:,} read"
     return Check("counts", ok, found)

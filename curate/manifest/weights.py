@@ -13,6 +13,7 @@ from torch import Tensor
 from curate.errors import ConfigurationError
 from curate.fingerprint import file_sha256
 from curate.manifest.atomic import write_atomically, write_text
+from curate.manifest.record import WEIGHTS_FOLDER
 
 WEIGHTS_FILE, WEIGHTS_RECORD = "feature_weights.safetensors", "feature_weights.json"
 
@@ -60,14 +61,18 @@ def write_weights(
     return record
 
 
+def weights_folder(path: Path) -> Path:
+    """The folder of feature weights: `path` itself, or `weights/` in the run folder that it is."""
+    return path if (path / WEIGHTS_RECORD).exists() else path / WEIGHTS_FOLDER
+
+
 def read_weights(folder: Path) -> tuple[Float[Tensor, " d_sae"], WeightsRecord]:
     """Feature weights (0 for a feature without one) and their record.
 
     Raises:
         ConfigurationError: files missing, damaged, or not belonging together.
     """
-    if not (folder / WEIGHTS_RECORD).exists() and (folder / "weights" / WEIGHTS_RECORD).exists():
-        folder = folder / "weights"
+    folder = weights_folder(folder)
     try:
         record = WeightsRecord.model_validate_json((folder / WEIGHTS_RECORD).read_text(encoding="utf-8"))
         tensors = load_file(folder / WEIGHTS_FILE)

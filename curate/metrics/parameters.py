@@ -15,11 +15,12 @@ class MetricParameters(BaseModel):
 
     delta: float = Field(default=1.0, ge=0, allow_inf_nan=False, description="activation bound: active means z > delta")
     cosine_over: CosineOver = Field(
-        "cooccurring", description="features that cosine sums over: cooccurring (published code) or active (paper)"
+        default="cooccurring",
+        description="features that cosine sums over: cooccurring (published code) or active (paper)",
     )
     top_k: int = Field(default=5, ge=1, le=1000, description="K: tokens per modality behind a feature weight")
     weight_rule: WeightRule = Field(
-        "per-modality",
+        default="per-modality",
         description="top tokens: the K strongest per modality (paper), or K of each among the 30 strongest (code)",
     )
     seed: int = Field(default=0, description="of the random metric")

@@ -43,6 +43,10 @@ class TopTokens:
         self.vectors: Float[Tensor, "d_sae k d_model"] = torch.zeros(d_sae, top_k, d_model, dtype=dtype, device=device)
         self.reach: Int[Tensor, "d_sae reach"] = torch.zeros(d_sae, MERGED_REACH, dtype=torch.int64, device=device)
 
+    def to(self, device: str) -> None:
+        """Move to another device, in place."""
+        self.keys, self.vectors, self.reach = (part.to(device) for part in (self.keys, self.vectors, self.reach))
+
     def add(
         self,
         z: Float[Tensor, "tokens d_sae"],

@@ -52,13 +52,22 @@ def inspect_model(name: str) -> ModelInfo:
     files = sorted({file for pattern in FILES for file in path.glob(pattern)})
     if not any(file.suffix == ".safetensors" for file in files):
         raise ConfigurationError(f"--model {name}: there is no .safetensors file in {path}; no other format is read")
-    text = family.text_config(config)
+    try:
+        text = family.text_config(config)
+        sizes = [int(str(text[key])) for key in ("hidden_size", "num_hidden_layers", "max_position_embeddings")]
+    except ConfigurationError:
+        raise
+    # transformers checks configs with errors of many libraries; each means that this one cannot be used.
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigurationError(f"--model {name}: config.json cannot be used: {reason}") from error
+    d_model, n_layers, context = sizes
     return ModelInfo(
         name=name,
         path=path,
         family=family,
-        d_model=int(str(text["hidden_size"])),
-        n_layers=int(str(text["num_hidden_layers"])),
-        context=int(str(text["max_position_embeddings"])),
+        d_model=d_model,
+        n_layers=n_layers,
+        context=context,
         sha256=files_sha256(path, files),
     )

@@ -86,10 +86,11 @@ def load_builder(info: ModelInfo) -> LlavaNextBuilder:
     Raises:
         ConfigurationError: the folder has no whole processor, or no chat template.
     """
-    config = AutoConfig.from_pretrained(info.path, local_files_only=True)
     try:
+        config = AutoConfig.from_pretrained(info.path, local_files_only=True)
         processor = LlavaNextProcessor.from_pretrained(info.path, backend="pil", local_files_only=True)
-    except (OSError, ValueError, TypeError) as error:
+    # A tokenizer or processor file may be missing, damaged, or need a library that is not there.
+    except Exception as error:
         raise ConfigurationError(f"{info.path} has no whole processor: {str(error).splitlines()[0]}") from error
     if not processor.chat_template:
         raise ConfigurationError(f"{info.path} has no chat template (chat_template.jinja)")

@@ -49,6 +49,7 @@ class Plan:
     dataset: Dataset
     model: ModelInfo
     sae: DictionaryInfo
+    dataset_sha256: str
     weights: WeightsRecord | None
     device: str
     dtype: torch.dtype
@@ -100,21 +101,49 @@ def plan(job: ScoreJob) -> Plan:
             f"the SAE in {sae.path} reads hidden states of width {sae.d_model}, {model.name} has {model.d_model}: "
             "name the SAE that was trained on this model with --sae"
         )
-    if sae.model_hash is not None and sae.model_hash != model.sha256:
-        difference = f"trained on a model with hash {sae.model_hash[:12]}, and {model.name} has {model.sha256[:12]}"
+    if difference := _model_difference(sae, model):
         if not job.allow_model_mismatch:
             raise ConfigurationError(
                 f"the SAE in {sae.path} was {difference}; --allow-model-mismatch scores all the same, as for a "
                 "fine-tuned copy of that model"
             )
         notes.append(f"the SAE was {difference}")
+    elif sae.model_hash is None and sae.model_name is None:
+        notes.append(f"the SAE in {sae.path} does not say which model it was trained on")
     if job.model.name == DEMO and job.dataset.name != DEMO:
         notes.append("the demo model knows only its toy world: ranks of other data say nothing about quality")
     if len(dataset) < dataset.source.n_rows:
         notes.append(f"{len(dataset):,} of the {dataset.source.n_rows:,} rows of {dataset.name} were picked")
     device, dtype = _device(job.model)
-    weights = _reused_weights(job, model, sae) if job.parameters.needs_weights else None
-    return Plan(job, dataset, model, sae, weights, device, dtype, tuple(notes))
+    if dtype is not torch.float32:
+        notes.append(
+            f"computed in {str(dtype).removeprefix('torch.')}: with another batch size or number of actors scores "
+            "may change by more than 1e-5"
+        )
+    if job.weights is not None and not job.parameters.needs_weights:
+        raise ConfigurationError("--weights: none of the metrics asked for needs feature weights")
+    weights = _reused_weights(job, model, sae)
+    _keep_inputs_out_of_output(job, dataset, model, sae)
+    return Plan(job, dataset, model, sae, dataset.fingerprint(), weights, device, dtype, tuple(notes))
+
+
+def _model_difference(sae: DictionaryInfo, model: ModelInfo) -> str | None:
+    """By content hash where the SAE has one, else by the last part of the name that sae_lens records."""
+    if sae.model_hash is not None:
+        if sae.model_hash == model.sha256:
+            return None
+        return f"trained on a model with hash {sae.model_hash[:12]}, and {model.name} has {model.sha256[:12]}"
+    if sae.model_name is None or sae.model_name.rpartition("/")[2].lower() == Path(model.name).name.lower():
+        return None
+    return f"trained on {sae.model_name}, and the model is {model.name}"
+
+
+def _keep_inputs_out_of_output(job: ScoreJob, dataset: Dataset, model: ModelInfo, sae: DictionaryInfo) -> None:
+    """An --output that is overwritten must not take an input with it."""
+    output = job.output.resolve()
+    for what in (job.weights, dataset.root, *dataset.files, model.path, sae.path):
+        if what is not None and what.resolve().is_relative_to(output):
+            raise ConfigurationError(f"--output {job.output} holds {what}, which the run reads; choose another")
 
 
 def _device(spec: ModelSpec) -> tuple[str, torch.dtype]:

@@ -1,11 +1,8 @@
 """The scoring run: read → prepare on CPU workers → score on actors → shards → manifest."""
 
 import contextlib
-import logging
-import os
 import random
 import shutil
-import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -17,13 +14,13 @@ from typing import Any
 import pyarrow as pa
 import ray
 import torch
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError
 
 from curate import __version__
 from curate.datasets import Dataset
 from curate.errors import ConfigurationError, CurateError, RunStopped
 from curate.fingerprint import file_sha256
-from curate.manifest.rank import write_manifest, write_shard
+from curate.manifest.rank import SHARD_NAME, write_manifest, write_shard
 from curate.manifest.record import (
     MANIFEST,
     QUARANTINE,
@@ -36,13 +33,10 @@ from curate.manifest.record import (
     RunRecord,
     write_record,
 )
-from curate.manifest.weights import WEIGHTS_FILE, WEIGHTS_RECORD, WeightsRecord, write_weights
+from curate.manifest.weights import WEIGHTS_FILE, WEIGHTS_RECORD, WeightsRecord, weights_folder, write_weights
+from curate.pipeline.cluster import local_or_remote_ray
 from curate.pipeline.job import Plan, ScoreJob, plan
 from curate.pipeline.workers import PrepareWorker, ScoreActor, WeightsActor, check, from_bytes
-
-_BLOCK_BYTES = 32 * 2**20
-_OBJECT_STORE_BYTES = 2 * 2**30
-_SECONDS_TO_CONNECT = 10
 
 
 @dataclass(frozen=True)
@@ -77,21 +71,27 @@ def score(job: ScoreJob, report: Report, announce: Callable[[Plan], None], overw
     announce(the_plan)
     run = job.output
     _check_folder(run, overwrite)
-    with _ray(job, the_plan):
-        _make_folder(run)
-        clock.lap("start")
-        weights = None
-        if job.parameters.needs_weights:
-            weights = _weights(the_plan, run, report)
-            clock.lap("weights")
-        error_budget = job.max_error_rate * len(the_plan.dataset)
-        failed = _score_ranges(the_plan, run, report, error_budget)
-        clock.lap("score")
-    manifest, quarantine = write_manifest(run, job.parameters.metrics)
-    clock.lap("rank")
-    record = _record(the_plan, run, manifest, quarantine, weights, started, clock.laps)
-    write_record(run, record)
-    shutil.rmtree(run / SHARDS_FOLDER)
+    error_budget = job.max_error_rate * len(the_plan.dataset)
+    with _one_line(run):
+        with local_or_remote_ray(job, the_plan):
+            _make_folder(run)
+            clock.lap("start")
+            weights = None
+            if job.parameters.needs_weights:
+                weights = _weights(the_plan, run, report)
+                clock.lap("weights")
+            failed = _score_ranges(the_plan, run, report, error_budget)
+            clock.lap("score")
+        manifest, quarantine = write_manifest(run, job.parameters.metrics)
+        clock.lap("rank")
+        record = _record(the_plan, run, manifest, quarantine, weights, started, clock.laps)
+        write_record(run, record)
+        shutil.rmtree(run / SHARDS_FOLDER)
+    if failed <= error_budget and record.status != "complete":
+        raise RunStopped(
+            f"{record.counts.selected - record.counts.read:,} of {record.counts.selected:,} rows came back from no "
+            f"worker; what was scored is in {run}"
+        )
     if failed > error_budget:
         raise RunStopped(
             f"{failed:,} of {record.counts.read:,} rows read failed, more than --max-error-rate "
@@ -99,6 +99,20 @@ def score(job: ScoreJob, report: Report, announce: Callable[[Plan], None], overw
             f"what was scored is in {run}"
         )
     return record
+
+
+@contextlib.contextmanager
+def _one_line(run: Path) -> Iterator[None]:
+    """Failures of Ray, of a worker or of the disk, as an error of ours that says where the work so far is."""
+    try:
+        yield
+    except (RayError, OSError) as error:
+        cause = getattr(error, "cause", None) or error
+        if isinstance(cause, CurateError):
+            raise cause from error
+        last = [line.strip() for line in str(cause).splitlines() if line.strip()][-1:] or [type(cause).__name__]
+        advice = "; lower --batch-size" if "out of memory" in str(cause) else ""
+        raise RunStopped(f"the run failed: {last[0]}{advice} (ranges committed so far are in {run})") from error
 
 
 class _Clock:
@@ -119,8 +133,19 @@ def _check_folder(run: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise ConfigurationError(f"{run} exists; choose another --output, or replace it with --overwrite")
-    if not ((run / RUN_FILE).exists() or (run / SHARDS_FOLDER).exists()):
+    if not _is_run(run):
         raise ConfigurationError(f"{run} is not a run folder; --overwrite replaces nothing else")
+
+
+def _is_run(run: Path) -> bool:
+    """Whether a folder is a run's, finished or cut off, and holds nothing else."""
+    own = {RUN_FILE, MANIFEST, QUARANTINE, SHARDS_FOLDER, WEIGHTS_FOLDER, "selections"}
+    if not run.is_dir() or any(path.name not in own for path in run.iterdir()):
+        return False
+    if (run / RUN_FILE).exists():
+        return True
+    shards = run / SHARDS_FOLDER
+    return shards.is_dir() and all(SHARD_NAME.fullmatch(path.name) for path in shards.iterdir())
 
 
 def _make_folder(run: Path) -> None:
@@ -132,66 +157,13 @@ def _make_folder(run: Path) -> None:
         raise ConfigurationError(f"--output {run} cannot be made: {error.strerror}") from error
 
 
-@contextlib.contextmanager
-def _ray(job: ScoreJob, the_plan: Plan) -> Iterator[None]:
-    """A connection to the cluster named, or a Ray of our own on this machine."""
-    # Read by Ray's own processes: no calls home, no native warnings among our lines.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if job.address is None:
-        # Actors occupy a logical CPU each while they compute; the machine's own stay free for preparation.
-        cores = os.cpu_count() or 1
-        options |= {"num_cpus": cores + job.actors, "include_dashboard": False}
-        options |= {"object_store_memory": _OBJECT_STORE_BYTES}
-    else:
-        _check_reachable(job.address)
-    try:
-        ray.init(address=job.address, **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        where = f"the Ray cluster at {job.address}" if job.address else "Ray on this machine"
-        raise ConfigurationError(f"{where} did not answer: {str(error).splitlines()[0]}") from error
-    try:
-        _check_resources(job, the_plan)
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        context.print_on_execution_start = False
-        context.target_max_block_size = _BLOCK_BYTES
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _check_reachable(address: str) -> None:
-    """Ray itself would wait for minutes on an address where nobody answers."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        return  # `auto` and the like, which Ray resolves by itself
-    try:
-        socket.create_connection((host, int(port)), timeout=_SECONDS_TO_CONNECT).close()
-    except OSError as error:
-        raise ConfigurationError(f"--address {address}: no Ray cluster answers there ({error})") from error
-
-
-def _check_resources(job: ScoreJob, the_plan: Plan) -> None:
-    have = ray.cluster_resources()
-    need = {"CPU": job.actors + 1, "GPU": job.actors * the_plan.gpus_per_actor}
-    for name, amount in need.items():
-        if have.get(name, 0) < amount:
-            raise ConfigurationError(
-                f"--actors {job.actors} needs {amount:g} {name}s, and there are {have.get(name, 0):g}; "
-                "lower --actors or --gpus-per-actor"
-            )
-
-
 def _prepared(the_plan: Plan, dataset: Dataset) -> ray.data.Dataset:
     """The stream of packed batches: one row a batch, made by a pool of CPU workers."""
     step = the_plan.job.shard_rows
     ranges = [{"start": start, "stop": min(start + step, len(dataset))} for start in range(0, len(dataset), step)]
-    workers = the_plan.job.prepare_workers or max(1, (os.cpu_count() or 1) - the_plan.job.actors)
-    workers = min(workers, len(ranges))
+    # What the scoring actors leave; `_check_resources` has seen to it that this is one CPU at least.
+    free = int(ray.cluster_resources()["CPU"]) - the_plan.job.actors
+    workers = min(the_plan.job.prepare_workers or max(1, free - the_plan.job.actors), free, len(ranges))
     return ray.data.from_items(ranges, override_num_blocks=len(ranges)).map_batches(
         PrepareWorker,
         fn_constructor_args=(the_plan, dataset),
@@ -205,29 +177,26 @@ def _weights(the_plan: Plan, run: Path, report: Report) -> WeightsRecord:
     """Compute feature weights over a seeded sample of the data, or copy those to reuse; write `weights/`."""
     job = the_plan.job
     if the_plan.weights is not None and job.weights is not None:
-        source = job.weights / WEIGHTS_FOLDER if (job.weights / WEIGHTS_FOLDER).is_dir() else job.weights
-        shutil.copytree(source, run / WEIGHTS_FOLDER)
+        source = weights_folder(job.weights)
+        (run / WEIGHTS_FOLDER).mkdir()
+        for name in (WEIGHTS_FILE, WEIGHTS_RECORD):
+            shutil.copyfile(source / name, run / WEIGHTS_FOLDER / name)
         return the_plan.weights
     dataset = weight_dataset(the_plan.dataset, job.parameters.weight_samples, job.parameters.seed)
     # A second thread answers for the progress while the first computes.
     options = {"num_cpus": 1, "num_gpus": the_plan.gpus_per_actor, "max_concurrency": 2}
     actors = [WeightsActor.options(**options).remote(the_plan, dataset.rows) for _ in range(job.actors)]
     splits = _prepared(the_plan, dataset).streaming_split(len(actors))
-    try:
-        pending = [actor.consume.remote(split) for actor, split in zip(actors, splits, strict=True)]
-        while pending:
-            finished, pending = ray.wait(pending, num_returns=len(pending), timeout=0.5)
-            ray.get(finished)
-            done = sum(ray.get([actor.progress.remote() for actor in actors]))
-            report(Progress("weights", done, len(dataset)))
-        first, *others = actors
-        for other in others:
-            ray.get(first.merge.remote(other.kept.remote()))
-        weights, n_samples = ray.get(first.weights.remote(the_plan))
-    except RayTaskError as error:
-        if isinstance(error.cause, CurateError):
-            raise error.cause from error
-        raise
+    pending = [actor.consume.remote(split) for actor, split in zip(actors, splits, strict=True)]
+    while pending:
+        finished, pending = ray.wait(pending, num_returns=len(pending), timeout=0.5)
+        ray.get(finished)
+        done = sum(ray.get([actor.progress.remote() for actor in actors]))
+        report(Progress("weights", done, len(dataset)))
+    first, *others = actors
+    for other in others:
+        ray.get(first.merge.remote(other.kept.remote()))
+    weights, n_samples = ray.get(first.weights.remote(the_plan))
     for actor in actors:
         ray.kill(actor)  # type: ignore[arg-type]  # Ray's own stubs disagree
     return write_weights(
@@ -236,7 +205,7 @@ def _weights(the_plan: Plan, run: Path, report: Report) -> WeightsRecord:
         weights.has_weight,
         model_sha256=the_plan.model.sha256,
         sae_sha256=the_plan.sae.sha256,
-        dataset_sha256=the_plan.dataset.fingerprint,
+        dataset_sha256=the_plan.dataset_sha256,
         hook_layer=job.parameters.hook_layer,
         text=job.parameters.text,
         rule=job.parameters.weight_rule,
@@ -327,7 +296,7 @@ def _record(
         arguments=job.model_dump(mode="json"),
         metrics=list(parameters.metrics),
         hashes=Hashes(
-            dataset=the_plan.dataset.fingerprint,
+            dataset=the_plan.dataset_sha256,
             model=the_plan.model.sha256,
             sae=the_plan.sae.sha256,
             weights=None if weights is None else weights.sha256,
@@ -347,6 +316,7 @@ def _record(
                 entry["values"]: entry["counts"] for entry in quarantine["error"].value_counts().to_pylist()
             },
             near_delta=_total(manifest, "near_delta"),
+            near_switch=int((manifest["near_switch"].to_numpy() > 0).sum()),
             text_tokens=_total(manifest, "n_text_tokens"),
             image_tokens=_total(manifest, "n_image_tokens"),
             features=the_plan.sae.d_sae,

@@ -175,8 +175,11 @@ class WeightsActor:
         return self.n_done
 
     def kept(self) -> tuple[TopTokens | None, TopTokens | None, int]:
-        """What this actor kept, for another to merge."""
+        """What this actor kept, for another to merge; through the CPU, which holds more than a device."""
         share = self._share()
+        for top in (share.text, share.image):
+            if top is not None:
+                top.to("cpu")
         return share.text, share.image, share.n_samples
 
     def merge(self, kept: tuple[TopTokens | None, TopTokens | None, int]) -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from curate.errors import ConfigurationError
-from curate.fingerprint import files_sha256
+from curate.fingerprint import files_sha256, text_sha256
 from curate.hub import fetch
 
 CONFIG_FILE, WEIGHTS_FILE, SCALER_FILE = "cfg.json", "sae_weights.safetensors", "activation_scaler.json"
@@ -28,7 +28,7 @@ class DictionaryInfo:
     Attributes:
         hook_layer: the layer it was trained on; None where the file does not say.
         model_hash: content hash of the model it was trained on; None where the file does not say.
-        sha256: over config and weights.
+        sha256: over config, weights and scale.
         scale: activation scale that must be folded into the encoder; 1 where it is folded already.
         notes: what was folded or assumed, for the run's record.
     """
@@ -97,24 +97,22 @@ class Dictionary:
         """Activations z ≥ 0 of hidden states at the hook layer."""
         return self.activations(self.pre_activations(hidden))
 
-    def switch_distance(
-        self, pre: Float[Tensor, "tokens d_sae"], z: Float[Tensor, "tokens d_sae"], delta: float
-    ) -> Float[Tensor, ""]:
-        """How close any feature of these tokens is to switching: the smallest change that could flip one.
-
-        A feature switches where its activation jumps or leaves zero, and where it crosses delta.
-        """
+    def switching(self, pre: Float[Tensor, "tokens d_sae"], noise: Float[Tensor, ""]) -> Int[Tensor, ""]:
+        """How many activations lie so near the point where they leave zero that `noise` may switch them."""
         if self.architecture == "topk":
             top = pre.topk(min(self.k + 1, self.d_sae), dim=1).values
-            jump = torch.minimum((top[:, -2] - top[:, -1]).min(), top.abs().min())
-        elif self.architecture == "jumprelu":
+            return ((top[:, -2] - top[:, -1]) < noise).sum() + (top.abs_() < noise).sum()
+        if self.architecture == "jumprelu":
             assert self.threshold is not None
-            jump = (pre - self.threshold).abs_().min()
-        elif self.architecture == "gated":
-            jump = torch.minimum(pre.abs().min(), self._magnitude(pre).abs_().min())
-        else:
-            jump = pre.abs().min()
-        return torch.minimum(jump, (z - delta).abs_().min()) if delta > 0 else jump
+            return ((pre - self.threshold).abs_() < noise).sum()
+        if self.architecture == "gated":
+            return ((pre.abs() < noise) | (self._magnitude(pre).abs_() < noise)).sum()
+        return (pre.abs() < noise).sum()
+
+    def bound(self, delta: float) -> Float[Tensor, " d_sae"]:
+        """The activation that a feature must exceed to be active: delta, or where it jumps from zero if higher."""
+        jump = torch.zeros_like(self.bias) if self.threshold is None else self.threshold
+        return jump.clamp(min=delta)
 
 
 def inspect_dictionary(name: str) -> DictionaryInfo:
@@ -157,7 +155,7 @@ def inspect_dictionary(name: str) -> DictionaryInfo:
         hook_layer=_hook_layer(name, known),
         model_name=None if model_name is None else str(model_name),
         model_hash=None if model_hash is None else str(model_hash),
-        sha256=files_sha256(path, [path / CONFIG_FILE, path / WEIGHTS_FILE]),
+        sha256=text_sha256(f"{files_sha256(path, [path / CONFIG_FILE, path / WEIGHTS_FILE])} scale {scale!r}"),
         config=config,
         scale=scale,
         notes=notes,
@@ -239,7 +237,9 @@ def load_dictionary(info: DictionaryInfo, device: str = "cpu") -> Dictionary:
         parts["magnitude_shift"] = tensor("b_mag", d_sae) - tensor("b_gate", d_sae) * parts["magnitude_scale"]
     normalize = str(config.get("normalize_activations", "none"))
     found: dict[str, Any] = {"weight": weight * info.scale, "bias": bias, **parts}
-    placed = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in found.items()}
+    placed: dict[str, Any] = {
+        key: value.to(device) if isinstance(value, Tensor) else value for key, value in found.items()
+    }
     return Dictionary(architecture=info.architecture, normalize=normalize, **placed)
 
 

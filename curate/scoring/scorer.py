@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from curate.errors import NonFinite
@@ -53,18 +53,27 @@ class Scorer:
                 sample.source_row, NonFinite("hidden states are NaN or infinite at the hook layer"), sample.sample_id
             )
         is_image = sample.inputs.is_image.to(hidden.device)
-        near: list[Bool[Tensor, ""]] = []
+        noise = torch.zeros((), device=hidden.device)
+        switching: list[Int[Tensor, ""]] = []
 
         def chunks() -> Iterator[tuple[Float[Tensor, "tokens d_sae"], Bool[Tensor, " tokens"]]]:
+            nonlocal noise
             for part in token_chunks(len(hidden), self.dictionary.d_sae):
                 pre = self.dictionary.pre_activations(hidden[part])
                 z = self.dictionary.activations(pre)
                 # Batch shapes change the order of sums, and so pre-activations, by about this much.
-                noise = torch.finfo(hidden.dtype).eps * pre.abs().max()
-                near.append(self.dictionary.switch_distance(pre, z, self.parameters.delta) < noise)
+                noise = torch.maximum(noise, torch.finfo(hidden.dtype).eps * pre.abs().max())
+                # The first token is the same in every sample, and l0 leaves it out.
+                switching.append(self.dictionary.switching(pre[1:] if part.start == 0 else pre, noise))
                 yield z, is_image[part]
 
-        evidence = Evidence(sample.sample_id, measure_activity(chunks()), self.weights, self.parameters)
+        activity = measure_activity(chunks())
+        near_switch = int(torch.stack(switching).sum())
+        bound = self.dictionary.bound(self.parameters.delta)
+        near = torch.minimum((activity.text - bound).abs(), (activity.image - bound).abs()).min() < noise
+        # Where a feature jumps from zero to any height, a switch may carry it over delta.
+        jumps = self.dictionary.architecture in ("topk", "gated") and near_switch > 0
+        evidence = Evidence(sample.sample_id, activity, self.weights, self.parameters)
         scores = {name: METRICS[name].score(evidence) for name in self.parameters.metrics}
         top: list[tuple[int, float]] = []
         if "cosine" in scores:
@@ -82,5 +91,6 @@ class Scorer:
             n_text_tokens=len(hidden) - n_image,
             n_image_tokens=n_image,
             top_features=top,
-            near_delta=bool(torch.stack(near).any()),
+            near_delta=bool(near) or jumps,
+            near_switch=near_switch,
         )

@@ -33,8 +33,13 @@ class WeightsPass:
 
     @torch.inference_mode()
     def add(self, batch: Sequence[Prepared]) -> None:
-        """Run a batch through the model and keep what is strongest; samples that are not finite are left out."""
-        for sample, hidden in zip(batch, self.model.hidden_states([s.inputs for s in batch]), strict=True):
+        """Run samples through the model and keep what is strongest; samples that are not finite are left out.
+
+        Each runs alone, so that weights do not depend on the batch size: which of two nearly equal tokens is
+        among the K strongest may move a weight by any amount.
+        """
+        for sample in batch:
+            hidden = self.model.hidden_states([sample.inputs])[0]
             if not bool(hidden.isfinite().all()):
                 continue
             text, image = self._top_tokens(hidden)
@@ -51,19 +56,19 @@ class WeightsPass:
     def merge(self, text: TopTokens, image: TopTokens, n_samples: int) -> None:
         """Take in another worker's share."""
         own_text, own_image = self._top_tokens(text.vectors)
+        device = str(own_text.keys.device)
+        text.to(device)
+        image.to(device)
         own_text.merge(text)
         own_image.merge(image)
         self.n_samples += n_samples
 
     @torch.inference_mode()
     def weights(self, rule: WeightRule) -> FeatureWeights:
-        """The feature weights of all samples taken in.
-
-        Raises:
-            ConfigurationError: not one sample could be used.
-        """
+        """The feature weights of all samples taken in; no feature has one where no sample could be used."""
         if self.text is None or self.image is None:
-            raise ConfigurationError("none of the weight samples could be run; raise --weight-samples")
+            none = torch.zeros(self.dictionary.d_sae, dtype=torch.float64)
+            return FeatureWeights(none, none.bool())
         return feature_weights(self.text, self.image, rule)
 
     def _top_tokens(self, like: torch.Tensor) -> tuple[TopTokens, TopTokens]:

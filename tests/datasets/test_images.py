@@ -72,6 +72,11 @@ def test_exif_orientation_is_applied():
     assert image.getpixel((0, 7)) == (0, 0, 255)
 
 
+def test_an_image_with_damaged_exif_is_kept_as_it_lies():
+    data = encoded(half("RGB", "red", "blue"), "PNG", exif=b"Exif\0\0no such thing")
+    assert corners(data) == ((255, 0, 0), (0, 0, 255))
+
+
 def test_an_animation_gives_its_first_frame():
     frames = [Image.new("RGB", (8, 4), colour) for colour in ("red", "blue")]
     data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
@@ -140,6 +145,9 @@ def test_what_is_not_a_whole_image_is_corrupt(data):
         ("inside\\..\\..\\secret.png", BadImagePath),
         ("a\0b", BadImagePath),
         ("link.png", BadImagePath),
+        ("loop.png", BadImagePath),
+        ("http://[a", BadImagePath),
+        ("a\ud800.png", BadImagePath),
         ("missing.png", MissingImage),
         ("empty.png", MissingImage),
         ("folder", MissingImage),
@@ -152,6 +160,7 @@ def test_image_cells_that_hold_no_image(tmp_path, value, error):
     (root / "folder").mkdir(parents=True)
     (root / "empty.png").touch()
     (root / "link.png").symlink_to(tmp_path / "secret.png")
+    (root / "loop.png").symlink_to("loop.png")
     with pytest.raises(error) as caught:
         image_bytes(value, root)
     assert isinstance(caught.value, SampleError)

@@ -149,12 +149,12 @@ def test_the_fingerprint_changes_with_any_byte(tmp_path):
     write_hub_layout(tmp_path / "b")
     spec = DatasetSpec(name="align-anything", data_dir=tmp_path / "a", split="all")
     other = DatasetSpec(name="align-anything", data_dir=tmp_path / "b", split="all")
-    assert open_dataset(spec).fingerprint == open_dataset(other).fingerprint
+    assert open_dataset(spec).fingerprint() == open_dataset(other).fingerprint()
     path = tmp_path / "b" / "text-image-to-text" / "val-00000-of-00001.parquet"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    assert open_dataset(spec).fingerprint != open_dataset(other).fingerprint
+    assert open_dataset(spec).fingerprint() != open_dataset(other).fingerprint()
 
 
 def test_a_damaged_row_group_costs_its_own_rows_by_name(tmp_path):
@@ -171,6 +171,22 @@ def test_a_damaged_row_group_costs_its_own_rows_by_name(tmp_path):
     assert set(outcomes) == set(range(N))
     assert all(isinstance(outcomes[row], Sample) for row in range(10))
     assert all(isinstance(outcomes[row], SampleError) for row in range(10, 20))
+    assert all(isinstance(outcomes[row], Sample) for row in range(20, N))
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    table = pa.Table.from_arrays([pa.array(["a"])] * 5, names=["question", "image", "chosen", "rejected", "question"])
+    pq.write_table(table, tmp_path / "d.parquet")
+    with pytest.raises(ConfigurationError, match="two columns of one name"):
+        open_dataset(DatasetSpec(name=str(tmp_path / "d.parquet")))
+
+
+def test_labels_of_any_kind_and_a_byte_order_mark_do_no_harm(tmp_path):
+    row = {"question": "q", "chosen": "a", "rejected": "b", "quality": "x\ud800"}
+    (tmp_path / "i.png").write_bytes(ROWS[0]["image"]["bytes"])
+    lines = [json.dumps({**row, "image": "i.png", "quality": quality}) for quality in ("x\ud800", 7, None)]
+    (tmp_path / "d.jsonl").write_bytes(b"\xef\xbb\xbf" + "\n".join(lines).encode() + b"\n")
+    assert [s.quality for s in samples(name=str(tmp_path / "d.jsonl"))] == ["x?", "7", None]
 
 
 @pytest.mark.parametrize(

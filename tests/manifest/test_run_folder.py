@@ -34,7 +34,7 @@ METRICS = ["cosine", "l0"]
 
 def scored(row: int, cosine: float, l0: float = 1.0, sample_id: str | None = None) -> ScoredRow:
     return ScoredRow(
-        sample_id or f"{row:032x}", row, {"cosine": cosine, "l0": l0}, 10, 20, False, "clean", [(3, 0.5), (1, -0.25)]
+        sample_id or f"{row:032x}", row, {"cosine": cosine, "l0": l0}, 10, 20, False, 0, "clean", [(3, 0.5), (1, -0.25)]
     )
 
 
@@ -70,6 +70,7 @@ def record(folder: Path, **changes) -> None:
         quarantined=2,
         quarantined_by_error={"BadRow": 1, "EmptyText": 1},
         near_delta=0,
+        near_switch=0,
         text_tokens=100,
         image_tokens=200,
         features=8,
@@ -181,6 +182,21 @@ def test_verify_finds_records_that_point_outside_the_run(run):
     content["files"]["../secret"] = {"sha256": file_sha256(run.parent / "secret"), "bytes": 1}
     (run / "run.json").write_text(json.dumps(content))
     assert "checksum ../secret" in {check.name for check in verify_run(run) if not check.ok}
+
+
+@pytest.mark.parametrize("change", [{"files": {}}, {"metrics": []}])
+def test_a_record_that_leaves_out_what_verify_needs_is_refused(run, change):
+    content = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**content, **change}))
+    with pytest.raises(DataError):
+        verify_run(run)
+
+
+def test_verify_holds_every_count_against_the_tables(run):
+    good = read_record(run).counts
+    for change in ({"text_tokens": 99}, {"image_tokens": 0}, {"quarantined_by_error": {"BadRow": 2}}, {"selected": 13}):
+        record(run, counts=good.model_copy(update=change))
+        assert [check.name for check in verify_run(run) if not check.ok] == ["counts"], change
 
 
 def test_verify_says_that_a_stopped_run_is_not_complete(run):

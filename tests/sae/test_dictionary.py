@@ -159,20 +159,19 @@ def test_a_release_without_that_sae_is_refused():
 
 
 @pytest.mark.parametrize("sae", list(configs())[:5], ids=lambda sae: sae.cfg.architecture())
-def test_switch_distance_is_the_smallest_change_that_flips_a_feature(tmp_path, sae):
+def test_where_none_is_near_switching_no_noise_of_that_size_switches_any(tmp_path, sae):
     dictionary = load_dictionary(inspect_dictionary(str(saved(tmp_path, sae))))
-    delta = 0.7
     pre = dictionary.pre_activations(HIDDEN[:3])
-    z = dictionary.activations(pre)
-    distance = float(dictionary.switch_distance(pre, z, delta))
+    active = dictionary.activations(pre) > 0
+    # Gated magnitudes change by up to exp(r_mag) times as much as the gate does.
+    reach = 0.05 if sae.cfg.architecture() == "gated" else 0.49
+    sizes = torch.tensor([2.0**-k for k in range(24)])
+    safe = next(size for size in sizes if dictionary.switching(pre, size) == 0)
     generator = torch.Generator().manual_seed(2)
     for _ in range(200):
-        # In units of the pre-activations; gated magnitudes are scaled, so stay well inside.
-        noise = (
-            (torch.rand(pre.shape, generator=generator) * 2 - 1)
-            * distance
-            * (0.05 if sae.cfg.architecture() == "gated" else 0.49)
-        )
-        moved = dictionary.activations(pre + noise)
-        assert torch.equal(moved > 0, z > 0)
-        assert torch.equal(moved > delta, z > delta)
+        noise = (torch.rand(pre.shape, generator=generator) * 2 - 1) * safe * reach
+        assert torch.equal(dictionary.activations(pre + noise) > 0, active)
+    # And where the noise is large, it is counted and it switches.
+    large = torch.tensor(1.0)
+    assert dictionary.switching(pre, large) > 0
+    assert not torch.equal(dictionary.activations(pre + torch.randn(pre.shape, generator=generator)) > 0, active)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from curate import demo
 from curate.manifest.rows import QuarantineRow, ScoredRow
@@ -45,6 +46,11 @@ def truth(samples):
     return hidden, [oracle.encode(demo.SAE, h) for h in hidden], [s.inputs.is_image.numpy() for s in samples]
 
 
+def noise_may_decide(row: ScoredRow, metric: str) -> bool:
+    """The exception that the design allows, if the row says so."""
+    return row.near_switch > 0 if metric == "l0" else row.near_delta
+
+
 @pytest.mark.parametrize("rule", ["per-modality", "merged"])
 @pytest.mark.parametrize("over", ["cooccurring", "active"])
 def test_every_metric_equals_the_oracle(samples, truth, demo_cut, demo_dictionary, rule, over):
@@ -57,10 +63,10 @@ def test_every_metric_equals_the_oracle(samples, truth, demo_cut, demo_dictionar
         features = oracle.cooccurring(z, image, DELTA)
         summed = features if over == "cooccurring" else oracle.active(z, DELTA)
         expected = {"l0": oracle.l0(z), "cooccurrence": len(features), "cosine": oracle.cosine(summed, weights)}
-        got = {name: row.scores[name] for name in expected}
-        if got != pytest.approx(expected, rel=1e-4, abs=1e-6):
-            assert row.near_delta, (got, expected)
-            exceptions += 1
+        for name, value in expected.items():
+            if row.scores[name] != pytest.approx(value, rel=1e-4, abs=1e-6):
+                assert noise_may_decide(row, name), (name, row.scores[name], value)
+                exceptions += 1
         assert (row.n_image_tokens, row.n_text_tokens) == (image.sum(), (~image).sum())
     assert exceptions <= len(rows) // 100
 
@@ -88,24 +94,31 @@ def test_top_features_are_the_largest_contributions_and_sum_to_the_score(samples
     assert [row.top_features for row in few] == [row.top_features[:3] for row in rows]
 
 
+def same_scores(one: list[ScoredRow], other: list[ScoredRow]) -> None:
+    """To 1e-5, but for rows where float noise may decide about a feature; those are under 1%."""
+    for got, want in zip(one, other, strict=True):
+        for metric, value in want.scores.items():
+            if got.scores[metric] != pytest.approx(value, abs=1e-5):
+                assert noise_may_decide(got, metric) or noise_may_decide(want, metric)
+    assert sum(row.near_delta for row in one) < 0.01 * len(one) + 1
+
+
 @pytest.mark.parametrize("budget", [1, 2000, 20_000])
-def test_batch_budget_does_not_change_scores(samples, demo_cut, demo_dictionary, budget):
+def test_batch_budget_changes_neither_weights_nor_scores(samples, demo_cut, demo_dictionary, budget):
     settings = ScoringParameters(hook_layer=demo.HOOK_LAYER)
-    weights = weights_of(samples, demo_cut, demo_dictionary, settings).weight
-    scorer = Scorer(demo_cut, demo_dictionary, settings, weights)
+    weights = weights_of(samples, demo_cut, demo_dictionary, settings)
+    again = weights_of(samples, demo_cut, demo_dictionary, settings, budget)
+    assert torch.equal(weights.weight, again.weight)
+    scorer = Scorer(demo_cut, demo_dictionary, settings, weights.weight)
     expected = [row for batch in token_batches(samples, 8192) for row in scorer.score(batch)]
     rows = [row for batch in token_batches(samples, budget) for row in scorer.score(batch)]
-    for got, want in zip(rows, expected, strict=True):
-        if got.scores != pytest.approx(want.scores, abs=1e-5):
-            assert got.near_delta or want.near_delta
+    same_scores(rows, expected)
 
 
 def test_chunks_of_tokens_do_not_change_scores(monkeypatch, demo_prepared, demo_cut, demo_dictionary):
     whole = scored(demo_prepared[:20], demo_cut, demo_dictionary)
     monkeypatch.setattr("curate.scoring.scorer.CHUNK_ELEMENTS", demo_dictionary.d_sae * 7)
-    pieces = scored(demo_prepared[:20], demo_cut, demo_dictionary)
-    for one, other in zip(whole, pieces, strict=True):
-        assert one.scores == pytest.approx(other.scores, abs=1e-5) or one.near_delta
+    same_scores(scored(demo_prepared[:20], demo_cut, demo_dictionary), whole)
 
 
 def test_quality_labels_do_not_reach_any_score(demo_prepared, demo_cut, demo_dictionary):
@@ -119,9 +132,10 @@ def test_quality_labels_do_not_reach_any_score(demo_prepared, demo_cut, demo_dic
 def test_a_sample_that_is_not_finite_is_quarantined_alone(demo_prepared, demo_cut, demo_dictionary):
     class Poisoned:
         def hidden_states(self, batch):
-            states = demo_cut.hidden_states(batch)
-            states[1] = states[1].clone()
-            states[1][3, 4] = float("inf")
+            states = [state.clone() for state in demo_cut.hidden_states(batch)]
+            for inputs, state in zip(batch, states, strict=True):
+                if inputs is demo_prepared[1].inputs:
+                    state[3, 4] = float("inf")
             return states
 
     settings = ScoringParameters(hook_layer=demo.HOOK_LAYER, metrics=("l0", "cooccurrence"))

@@ -1,0 +1,71 @@
+"""Ray, started here or reached elsewhere, with the resources that a run needs."""
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+
+from curate.errors import ConfigurationError
+from curate.pipeline.job import Plan, ScoreJob
+
+_BLOCK_BYTES = 32 * 2**20
+_OBJECT_STORE_BYTES = 2 * 2**30
+_SECONDS_TO_CONNECT = 10
+
+
+@contextlib.contextmanager
+def local_or_remote_ray(job: ScoreJob, the_plan: Plan) -> Iterator[None]:
+    """A connection to the cluster named, or a Ray of our own on this machine."""
+    # Read by Ray's own processes: no calls home, no native warnings among our lines.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if job.address is None:
+        # Actors occupy a logical CPU each while they compute; the machine's own stay free for preparation.
+        cores = os.cpu_count() or 1
+        options |= {"num_cpus": cores + job.actors, "include_dashboard": False}
+        options |= {"object_store_memory": _OBJECT_STORE_BYTES}
+    else:
+        _check_reachable(job.address)
+    try:
+        ray.init(address=job.address or "local", **options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        where = f"the Ray cluster at {job.address}" if job.address else "Ray on this machine"
+        raise ConfigurationError(f"{where} did not answer: {str(error).splitlines()[0]}") from error
+    try:
+        _check_resources(job, the_plan)
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        context.target_max_block_size = _BLOCK_BYTES
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself would wait for minutes on an address where nobody answers."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return  # `auto` and the like, which Ray resolves by itself
+    try:
+        socket.create_connection((host, int(port)), timeout=_SECONDS_TO_CONNECT).close()
+    except OSError as error:
+        raise ConfigurationError(f"--address {address}: no Ray cluster answers there ({error})") from error
+
+
+def _check_resources(job: ScoreJob, the_plan: Plan) -> None:
+    have = ray.cluster_resources()
+    need = {"CPU": job.actors + (job.prepare_workers or 1), "GPU": job.actors * the_plan.gpus_per_actor}
+    for name, amount in need.items():
+        if have.get(name, 0) < amount:
+            raise ConfigurationError(
+                f"the actors and workers need {amount:g} {name}s, and there are {have.get(name, 0):g}; "
+                "lower --actors, --prepare-workers or --gpus-per-actor"
+            )
