@@ -1,4 +1,4 @@
-.PHONY: demo test lint format types bench schemas
+.PHONY: demo test test-slow lint format types bench schemas
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -17,6 +17,9 @@ demo: $(READY)  ## set up, then score the embedded demo data
 
 test: $(READY)  ## set up, then run the tests
 	$(BIN)/python -m pytest
+
+test-slow: $(READY)  ## the tests that take minutes each
+	$(BIN)/python -m pytest -m slow
 
 lint: $(READY)
 	$(BIN)/ruff check .

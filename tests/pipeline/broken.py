@@ -71,10 +71,10 @@ WAYS = [
     Way("number as question", changed(question=7), "WrongType", "decode", "the question is a int"),
     Way("list as response", changed(chosen=["a"]), "WrongType", "decode", "the chosen is a list"),
     Way("lone surrogate", changed(chosen="a\ud800b"), "NotUtf8", "decode", "lone surrogate"),
-    Way("missing field", without("rejected"), "MissingField", "read", "no 'rejected'"),
+    Way("missing field", without("rejected"), "MissingField", "decode", "no 'rejected'"),
     Way("not json", lambda row, folder: b'{"question": ', "BadRow", "read", "not JSON"),
     Way("not an object", lambda row, folder: b"[1]", "BadRow", "read", "holds a list"),
-    Way("not utf-8", lambda row, folder: b'{"question": "\xff\xfe"}', "NotUtf8", "read", "not UTF-8"),
+    Way("not utf-8", lambda row, folder: b'{"question": "\xff\xfe"}', "NotUtf8", "decode", "not UTF-8"),
     Way("longer than the context", changed(chosen="zq " * 4000), "TooLong", "inputs", "context holds", True),
     Way("placeholder in response", changed(chosen="an <image> here"), "ReservedToken", "inputs", "spells out", True),
 ]

@@ -172,6 +172,7 @@ def test_where_none_is_near_switching_no_noise_of_that_size_switches_any(tmp_pat
         noise = (torch.rand(pre.shape, generator=generator) * 2 - 1) * safe * reach
         assert torch.equal(dictionary.activations(pre + noise) > 0, active)
     # And where the noise is large, it is counted and it switches.
-    large = torch.tensor(1.0)
+    large = pre.abs().max()
     assert dictionary.switching(pre, large) > 0
-    assert not torch.equal(dictionary.activations(pre + torch.randn(pre.shape, generator=generator)) > 0, active)
+    noise = torch.randn(pre.shape, generator=generator) * large
+    assert not torch.equal(dictionary.activations(pre + noise) > 0, active)
