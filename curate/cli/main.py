@@ -28,7 +28,7 @@ class CurateGroup(TyperGroup):
             ERR.print("[red]error:[/red]", printable(str(error)), soft_wrap=True)
             ctx.exit(2 if isinstance(error, ConfigurationError) else 1)
         except KeyboardInterrupt:
-            typer.echo("interrupted", err=True)
+            typer.echo("interrupted; what the command was writing is not whole", err=True)
             ctx.exit(130)
 
 

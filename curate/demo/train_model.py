@@ -29,6 +29,7 @@ VOCABULARY = 1024
 POOL = 24_000
 BATCH = 32
 QUESTIONS_PER_IMAGE = 6
+HELD_OUT_SCENES = 500
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if message['role'] == 'user' %}{{ '[INST] ' }}"
     "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\\n' }}{% endfor %}"
@@ -293,7 +294,7 @@ def train_model(output: Path, steps: int, seed: int) -> dict[str, object]:
         "batch": BATCH,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "loss": round(float(np.mean(recent[-200:])), 4),
-        "exact_match": exact_match(output, scenes=500),
+        "exact_match": exact_match(output, HELD_OUT_SCENES),
     }
 
 
