@@ -271,5 +271,5 @@ def _summarize(run: Path, record: Any) -> None:
             f"{counts.features_without_weight:,} of {counts.features:,} features have no weight and add 0 to cosine"
         )
     if counts.near_delta:
-        OUT.print(f"{counts.near_delta:,} samples have an activation within float noise of switching")
+        OUT.print(f"samples whose features float noise may decide about: {counts.near_delta:,}")
     OUT.print("manifest:", printable(str(run / "manifest.parquet")), soft_wrap=True)

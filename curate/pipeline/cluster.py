@@ -33,7 +33,8 @@ def local_or_remote_ray(job: ScoreJob, the_plan: Plan) -> Iterator[None]:
     else:
         _check_reachable(job.address)
     try:
-        ray.init(address=job.address or "local", **options)
+        with _native_lines_hidden():
+            ray.init(address=job.address or "local", **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         where = f"the Ray cluster at {job.address}" if job.address else "Ray on this machine"
         raise ConfigurationError(f"{where} did not answer: {str(error).splitlines()[0]}") from error
@@ -47,6 +48,19 @@ def local_or_remote_ray(job: ScoreJob, the_plan: Plan) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _native_lines_hidden() -> Iterator[None]:
+    """Ray's native part prints that it was told not to print; errors of starting come as exceptions."""
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
 
 
 def _check_reachable(address: str) -> None:
