@@ -119,12 +119,14 @@ def _print_table(title: str, rows: list[dict[str, Any]], texts: dict[int, dict[s
 
 
 def _show_sample(run: Path, record: Any, manifest: Any, sample: str, json: bool) -> None:
+    import pyarrow as pa
+
     from curate.manifest.record import QUARANTINE
     from curate.manifest.verify import read_table
 
     def matching(table: Any) -> list[dict[str, Any]]:
         found = [row for row, name in enumerate(table["sample_id"].to_pylist()) if name and name.startswith(sample)]
-        return table.take(found).to_pylist()
+        return table.take(pa.array(found, pa.int64())).to_pylist()
 
     found = matching(manifest) + matching(read_table(run, QUARANTINE))
     if not found:
