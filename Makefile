@@ -1,4 +1,4 @@
-.PHONY: demo test test-slow lint format types bench schemas
+.PHONY: demo test test-slow test-faults lint format types bench generated
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -21,6 +21,9 @@ test: $(READY)  ## set up, then run the tests
 test-slow: $(READY)  ## the tests that take minutes each
 	$(BIN)/python -m pytest -m slow
 
+test-faults: $(READY)  ## kill a run sixty times; CURATE_FAULT_SEED repeats one
+	$(BIN)/python -m pytest -s -m faults
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -35,5 +38,6 @@ types: $(READY)
 bench: $(READY)
 	$(BIN)/python -m bench.score
 
-schemas: $(READY)  ## write schemas/ again from the models
+generated: $(READY)  ## write schemas/ and the tables of docs/bad-data.md again
 	$(BIN)/python -m tests.schemas
+	$(BIN)/python -m tests.hostile.page

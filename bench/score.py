@@ -43,7 +43,8 @@ def main() -> None:
     def first_pass() -> WeightsPass:
         weights = WeightsPass(cut, dictionary, parameters.top_k, dataset.rows, info.context)
         for batch in batches:
-            weights.add(batch)
+            for sample in batch:
+                weights.add(sample)
         return weights
 
     scorer = Scorer(cut, dictionary, parameters, first_pass().weights(parameters.weight_rule).weight)

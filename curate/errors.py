@@ -1,8 +1,21 @@
 """The one base error, the errors that stop a run, and the errors that send one sample to quarantine."""
 
+MAX_REASON = 250
+
 
 class CurateError(Exception):
-    """What a user can cause and mend. The message says what was wrong, where, and what to do."""
+    """What a user can cause and mend. The message says what was wrong, where, and what to do.
+
+    A message may quote hostile data, such as a column's name, so it is made one printable line here.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            "".join(
+                character if character.isprintable() else " " if character.isspace() else "\N{REPLACEMENT CHARACTER}"
+                for character in message
+            )
+        )
 
 
 class ConfigurationError(CurateError):
@@ -17,6 +30,10 @@ class RunStopped(CurateError):
     """A run that stopped before its end and kept what it had."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, handled as Ctrl-C is."""
+
+
 class SampleError(CurateError):
     """One sample that cannot be scored: it goes to quarantine under the name of its class.
 
@@ -28,7 +45,7 @@ class SampleError(CurateError):
     stage = "decode"
 
     def __init__(self, reason: str, sample_id: str | None = None) -> None:
-        super().__init__(reason)
+        super().__init__(reason if len(reason) <= MAX_REASON else f"{reason[:MAX_REASON]}…")
         self.sample_id = sample_id
 
 
@@ -81,7 +98,7 @@ class ImageShape(SampleError):
 
 
 class ReservedToken(SampleError):
-    """A text that spells out the model's image placeholder."""
+    """A text that spells out one of the tokenizer's special tokens, such as the image placeholder."""
 
     stage = "inputs"
 
@@ -92,7 +109,17 @@ class TooLong(SampleError):
     stage = "inputs"
 
 
+class WorkerLost(SampleError):
+    """A sample whose workers crashed or hung, each time with it in hand."""
+
+
+class OutOfMemory(SampleError):
+    """A sample for which the device's memory does not suffice even alone."""
+
+    stage = "score"
+
+
 class NonFinite(SampleError):
-    """Hidden states or scores that are NaN or infinite."""
+    """Hidden states or activations that are NaN or infinite."""
 
     stage = "score"

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from curate import demo
 from curate.datasets import DatasetSpec, open_dataset
@@ -11,6 +12,11 @@ from curate.sae.dictionary import inspect_dictionary, load_dictionary
 from curate.scoring.prepare import Prepared, prepare
 
 torch.set_num_threads(2)
+
+# Other people's machines are busy: an example that takes long is no fault.
+settings.register_profile("default", deadline=None)
+settings.register_profile("thorough", deadline=None, max_examples=50 * settings.get_profile("default").max_examples)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 @pytest.fixture(scope="session")

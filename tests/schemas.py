@@ -1,4 +1,4 @@
-"""Writes `schemas/` from the pydantic models: `make schemas`."""
+"""Writes `schemas/` from the pydantic models: `make generated`."""
 
 import json
 from pathlib import Path

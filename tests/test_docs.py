@@ -11,6 +11,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BIN = Path(sys.executable).parent
+# The others run with the slow tests.
+QUICK = ("README.md", "resume.md", "bad-data.md")
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -24,7 +26,7 @@ def commands(page: Path) -> list[str]:
 
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(page, marks=pytest.mark.slow) if page.name == "demo.md" else page for page in PAGES],
+    [page if page.name in QUICK else pytest.param(page, marks=pytest.mark.slow) for page in PAGES],
     ids=lambda page: page.name,
 )
 def test_every_command_runs_as_printed(page, tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.hostile import page
 from tests.schemas import SCHEMAS, render
 
 ROOT = Path(__file__).parent.parent
@@ -18,7 +19,7 @@ FLOORS = [
     {"scoring"},
     {"demo"},
     {"datasets", "models", "sae", "metrics", "manifest"},
-    {"hub", "fingerprint", "sample"},
+    {"hub", "fingerprint", "sample", "storage"},
     {"errors"},
 ]
 # The recipe in demo/ trains with what scoring uses; its constants are what pipeline and cli name.
@@ -90,4 +91,9 @@ def test_nothing_loads_pickles_or_remote_code():
 
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_schemas_are_those_of_the_models(name):
-    assert (ROOT / "schemas" / name).read_text() == render(name), "run make schemas"
+    assert (ROOT / "schemas" / name).read_text() == render(name), "run make generated"
+
+
+def test_the_page_of_bad_data_is_that_of_the_kinds():
+    text = page.PAGE.read_text()
+    assert text == page.with_tables(text), "run make generated"

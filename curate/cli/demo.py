@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from curate.cli.arguments import RunFolder
+
 app = typer.Typer(no_args_is_help=True, help="Export, retrain or report on the embedded demo.")
 
 
@@ -42,7 +44,7 @@ def train(
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="Run folder over data with quality labels.", show_default=False)],
+    run: RunFolder,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """How well each metric tells each planted defect from clean samples.

@@ -1,15 +1,17 @@
 """The `curate` command."""
 
+import signal
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+from typer.exceptions import TyperException
 
 from curate import __version__
-from curate.cli import datasets, demo, metrics, score, select, show, verify
-from curate.errors import ConfigurationError, CurateError
+from curate.cli import datasets, demo, metrics, quarantine, retry, score, select, show, verify
+from curate.errors import ConfigurationError, CurateError, Terminated
 
 CONFIG_FILE = "curate.toml"
 
@@ -27,9 +29,20 @@ class CurateGroup(TyperGroup):
 
             ERR.print("[red]error:[/red]", printable(str(error)), soft_wrap=True)
             ctx.exit(2 if isinstance(error, ConfigurationError) else 1)
-        except KeyboardInterrupt:
-            typer.echo("interrupted; what the command was writing is not whole", err=True)
-            ctx.exit(130)
+        except KeyboardInterrupt as stop:
+            typer.echo(str(stop) or "interrupted", err=True)
+            ctx.exit(143 if isinstance(stop, Terminated) else 130)
+        except (typer.Exit, typer.Abort, TyperException):
+            raise
+        # The disk, the network, an object store's client: each has errors of its own. So has a fault of ours.
+        except Exception as error:
+            if ctx.params.get("debug"):
+                raise
+            from curate.cli.console import ERR, printable
+
+            what = printable(f"{type(error).__name__}: {error}; curate --debug … shows where")
+            ERR.print("[red]error:[/red]", what, soft_wrap=True)
+            ctx.exit(1)
 
 
 app = typer.Typer(
@@ -44,6 +57,8 @@ app = typer.Typer(
 )
 app.command("score")(score.score)
 app.command("show")(show.show)
+app.command("quarantine")(quarantine.quarantine)
+app.command("retry")(retry.retry)
 app.command("select")(select.select)
 app.command("verify")(verify.verify)
 app.command("datasets")(datasets.datasets)
@@ -83,7 +98,8 @@ def configured(group: Any, files: list[Path]) -> dict[str, Any]:
             continue
         try:
             content = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        # Numbers of thousands of digits and brackets in thousands of brackets have errors of their own.
+        except (ValueError, RecursionError, OSError) as error:
             raise ConfigurationError(f"{path}: {error}") from error
         for verb, options in content.items():
             command = group.commands.get(verb)
@@ -98,6 +114,11 @@ def configured(group: Any, files: list[Path]) -> dict[str, Any]:
     return merged
 
 
+def _terminate(number: int, frame: object) -> None:
+    raise Terminated
+
+
 def main() -> None:
     """Console script."""
+    signal.signal(signal.SIGTERM, _terminate)
     app()

@@ -11,10 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from curate.cli.console import ERR
 
 if TYPE_CHECKING:
-    from curate.pipeline.score import Progress as Step
+    from curate.pipeline.session import Progress as Step
 
 _SECONDS_BETWEEN_LINES = 5.0
-TITLES = {"weights": "feature weights", "score": "scores"}
+TITLES = {"check": "shards checked", "weights": "feature weights", "score": "scores"}
 
 
 class Rates:
@@ -27,7 +27,7 @@ class Rates:
         now = time.monotonic()
         start, done, tokens = self._first.setdefault(step.stage, (now, step.done, step.tokens))
         if step.done == done:
-            return "starting workers" if done == 0 else ""
+            return "starting workers" if done == 0 and step.stage != "check" else ""
         rate = (step.done - done) / max(now - start, 1e-9)
         parts = [f"{rate:,.1f} samples/s"]
         if step.tokens > tokens:
@@ -44,11 +44,12 @@ def progress() -> Iterator[Callable[["Step"], None]]:
     """A function to report steps to."""
     rates = Rates()
     if not ERR.is_terminal:
-        last = {"time": 0.0}
+        last = {"time": time.monotonic()}
 
         def line(step: "Step") -> None:
             now = time.monotonic()
-            if step.done == step.total or now - last["time"] >= _SECONDS_BETWEEN_LINES:
+            whole = step.done == step.total and step.stage != "check"
+            if whole or now - last["time"] >= _SECONDS_BETWEEN_LINES:
                 last["time"] = now
                 rate = rates.of(step)
                 ERR.print(f"{TITLES[step.stage]}: {step.done:,}/{step.total:,}" + (f" ({rate})" if rate else ""))

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from curate.cli.arguments import folder, typed
 from curate.errors import ConfigurationError
 
 DEMO = "demo"
@@ -15,12 +16,13 @@ DATA, MODEL, METRICS, PIPELINE = "Data", "Model and dictionary", "Metrics", "Run
 def score(
     ctx: typer.Context,
     dataset: Annotated[
-        str, typer.Option(help="A name that `curate datasets` lists, or a table's path.", rich_help_panel=DATA)
+        str, typer.Option(help="A name that `curate datasets` lists, or a table's path or URL.", rich_help_panel=DATA)
     ] = DEMO,
     data_dir: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="Local copy of a named data set, in the hub's layout or by save_to_disk.", rich_help_panel=DATA
+            help="Copy of a named data set, in the hub's layout or by save_to_disk: a folder or URL.",
+            rich_help_panel=DATA,
         ),
     ] = None,
     columns: Annotated[
@@ -99,18 +101,32 @@ def score(
         int, typer.Option(help="Samples that feature weights are computed from.", rich_help_panel=METRICS)
     ] = 1000,
     weights: Annotated[
-        Path | None,
+        str | None,
         typer.Option(help="Reuse the feature weights of another run.", rich_help_panel=METRICS),
     ] = None,
     top_features: Annotated[
         int, typer.Option(help="Features listed with each sample in the manifest.", rich_help_panel=METRICS)
     ] = 10,
     output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Run folder; by default a new one in runs/.", rich_help_panel=PIPELINE),
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Run folder or URL; by default a new one in runs/. A run that is there is resumed.",
+            rich_help_panel=PIPELINE,
+        ),
+    ] = None,
+    resume: Annotated[
+        Any,
+        typer.Option(
+            parser=folder,
+            metavar="RUN",
+            help="Go on with a run, with the options it was begun with.",
+            rich_help_panel=PIPELINE,
+        ),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing run folder.", rich_help_panel=PIPELINE)
+        bool, typer.Option("--overwrite", help="Replace an existing run instead.", rich_help_panel=PIPELINE)
     ] = False,
     batch_size: Annotated[
         int, typer.Option(help="Tokens per forward pass, padding included.", rich_help_panel=PIPELINE)
@@ -125,6 +141,12 @@ def score(
     shard_rows: Annotated[
         int, typer.Option(help="Rows per range; batches never cross ranges.", rich_help_panel=PIPELINE)
     ] = 512,
+    sample_timeout: Annotated[
+        float,
+        typer.Option(
+            help="Seconds after which a sample that hangs is given up and quarantined.", rich_help_panel=PIPELINE
+        ),
+    ] = 300,
     max_error_rate: Annotated[
         float, typer.Option(help="Stop once more than this share of all rows failed.", rich_help_panel=PIPELINE)
     ] = 0.05,
@@ -136,67 +158,90 @@ def score(
     """Score every sample of a data set and write a ranked manifest.
 
     Without options it scores the demo data with the demo model and dictionary, in under a minute.
-    A configured team says `curate score --dataset align-anything`.
+    A configured team says `curate score --dataset align-anything`. A run that was cut off, however it was,
+    goes on with `curate score --resume RUN`, and ends with the same bytes.
     """
     from pydantic import ValidationError
 
     from curate.cli.progress import progress
-    from curate.demo import SAE as DEMO_SAE
-    from curate.models import DEFAULT_MODEL
-    from curate.pipeline.job import ScoreJob, resolve_demo
-    from curate.pipeline.job import hook_layer as agreed_hook_layer
+    from curate.pipeline.job import ScoreJob
     from curate.pipeline.score import score as run_score
-    from curate.sae.dictionary import inspect_dictionary
 
-    model, sae = _model_and_sae(ctx, dataset, model, sae, DEFAULT_MODEL)
-    layer = agreed_hook_layer(inspect_dictionary(resolve_demo(sae, DEMO_SAE)), hook_layer)
+    options = {name: value for name, value in ctx.params.items() if name not in ("resume", "overwrite", "json")}
+    if resume is not None:
+        if typed(ctx, "overwrite") or typed(ctx, "output"):
+            raise ConfigurationError("--resume names the run folder, and keeps it: leave out --output and --overwrite")
+        arguments = stored_arguments(resume, {name: value for name, value in options.items() if typed(ctx, name)})
+    else:
+        arguments = _arguments(_completed(ctx, options))
     try:
-        job = ScoreJob.model_validate(
-            {
-                "output": output or Path("runs") / f"{Path(dataset).stem}-{datetime.now():%Y%m%d-%H%M%S}",
-                "dataset": {
-                    "name": dataset,
-                    "data_dir": data_dir,
-                    "columns": _columns(columns),
-                    "split": split,
-                    "limit": limit,
-                    "sample": sample,
-                    "seed": seed,
-                    "image_size": image_size,
-                },
-                "model": {"name": model, "dtype": dtype, "device": device},
-                "sae": sae,
-                "parameters": {
-                    "metrics": [name.strip() for name in metric.split(",")],
-                    "text": text,
-                    "delta": delta,
-                    "cosine_over": cosine_over,
-                    "top_k": top_k,
-                    "weight_rule": weight_rule,
-                    "weight_samples": weight_samples,
-                    "hook_layer": layer,
-                    "batch_size": batch_size,
-                    "top_features": top_features,
-                    "seed": seed,
-                },
-                "weights": weights,
-                "allow_model_mismatch": allow_model_mismatch,
-                "actors": actors,
-                "gpus_per_actor": gpus_per_actor,
-                "prepare_workers": prepare_workers,
-                "address": address,
-                "shard_rows": shard_rows,
-                "max_error_rate": max_error_rate,
-            }
-        )
+        job = ScoreJob.model_validate(arguments)
     except ValidationError as error:
         raise option_error(error) from error
     with progress() as report:
-        record = run_score(job, report, _announce, overwrite)
+        record = run_score(job, report, _announce, overwrite and resume is None)
     if json:
         print(record.model_dump_json(indent=2))
     else:
-        _summarize(job.output, record)
+        summarize(job.output, record)
+
+
+# Where an option goes in the job, if not under its own name at the top.
+_PLACES: dict[str, tuple[tuple[str, str], ...]] = {
+    "dataset": (("dataset", "name"),),
+    **{name: (("dataset", name),) for name in ("data_dir", "columns", "split", "limit", "sample", "image_size")},
+    "seed": (("dataset", "seed"), ("parameters", "seed")),
+    "model": (("model", "name"),),
+    **{name: (("model", name),) for name in ("dtype", "device")},
+    "metric": (("parameters", "metrics"),),
+    **{
+        name: (("parameters", name),)
+        for name in ("text", "delta", "cosine_over", "top_k", "weight_rule", "weight_samples", "hook_layer")
+    },
+    **{name: (("parameters", name),) for name in ("batch_size", "top_features")},
+}
+
+
+def _arguments(options: dict[str, Any], base: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Options as a job's arguments, over those of another job."""
+    arguments = dict(base or {})
+    for name, value in options.items():
+        if name == "columns":
+            value = _columns(value)
+        elif name == "metric":
+            value = [metric.strip() for metric in value.split(",")]
+        if name not in _PLACES:
+            arguments[name] = value
+        for part, field in _PLACES.get(name, ()):
+            arguments[part] = {**arguments.get(part, {}), field: value}
+    return arguments
+
+
+def stored_arguments(run: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that a run was begun with, but for the options given now.
+
+    Raises:
+        ConfigurationError: there is no run.
+    """
+    from curate.manifest.inputs import read_inputs
+
+    begun = read_inputs(run)
+    if begun is None:
+        raise ConfigurationError(f"{run} is not a run folder: there is nothing to go on with")
+    return {**_arguments(options, begun.arguments), "output": str(run)}
+
+
+def _completed(ctx: typer.Context, options: dict[str, Any]) -> dict[str, Any]:
+    """Options with what follows from others filled in: model, SAE, hook layer and run folder."""
+    from curate.demo import SAE as DEMO_SAE
+    from curate.models import DEFAULT_MODEL
+    from curate.pipeline.job import hook_layer, resolve_demo
+    from curate.sae.dictionary import inspect_dictionary
+
+    model, sae = _model_and_sae(ctx, options["dataset"], options["model"], options["sae"], DEFAULT_MODEL)
+    layer = hook_layer(inspect_dictionary(resolve_demo(sae, DEMO_SAE)), options["hook_layer"])
+    output = options["output"] or Path("runs") / f"{Path(options['dataset']).stem}-{datetime.now():%Y%m%d-%H%M%S}"
+    return {**options, "model": model, "sae": sae, "hook_layer": layer, "output": output}
 
 
 def _model_and_sae(
@@ -204,15 +249,11 @@ def _model_and_sae(
 ) -> tuple[str, str]:
     """Model and SAE by the rule that real data are never ranked with the toy model unasked."""
 
-    def typed(name: str) -> bool:
-        source = ctx.get_parameter_source(name)
-        return source is not None and source.name == "COMMANDLINE"
-
     if dataset == DEMO:
         # A team's configured model is for its own data; the demo is scored with it only when asked to here.
-        model = model if model and typed("model") else DEMO
+        model = model if model and typed(ctx, "model") else DEMO
     model = model or default_model
-    if model == DEMO and not (sae and typed("sae")):
+    if model == DEMO and not (sae and typed(ctx, "sae")):
         return model, DEMO
     if sae is None:
         raise ConfigurationError(
@@ -240,7 +281,19 @@ def option_error(error: Any) -> ConfigurationError:
     return ConfigurationError(option + first["msg"].removeprefix("Value error, "))
 
 
-def _announce(plan: Any) -> None:
+def _announce(plan: Any, rows: int) -> None:
+    from curate.cli.console import ERR
+
+    announce_plan(plan)
+    if rows:
+        left = len(plan.dataset) - rows
+        ERR.print(
+            f"resuming: {rows:,} rows are done already, {left:,} are left" if left else "all rows are done already"
+        )
+
+
+def announce_plan(plan: Any) -> None:
+    """Say what is about to be scored with what, and what to know of it."""
     from curate.cli.console import ERR, printable
 
     sae = "its SAE" if plan.job.sae == DEMO else plan.job.sae
@@ -255,7 +308,8 @@ def _announce(plan: Any) -> None:
         ERR.print("[yellow]note:[/yellow]", printable(note), soft_wrap=True)
 
 
-def _summarize(run: Path, record: Any) -> None:
+def summarize(run: Any, record: Any) -> None:
+    """Say what a run came to."""
     from curate.cli.console import OUT, printable
 
     counts = record.counts
@@ -272,4 +326,4 @@ def _summarize(run: Path, record: Any) -> None:
         )
     if counts.near_delta:
         OUT.print(f"samples whose features float noise may decide about: {counts.near_delta:,}")
-    OUT.print("manifest:", printable(str(run / "manifest.parquet")), soft_wrap=True)
+    OUT.print("manifest:", printable(f"{run}/manifest.parquet"), soft_wrap=True)

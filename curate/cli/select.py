@@ -1,10 +1,11 @@
 """`curate select`."""
 
 from decimal import Decimal, InvalidOperation
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from curate.cli.arguments import RunFolder, folder
 
 
 def _decimal(text: str) -> Decimal:
@@ -15,7 +16,7 @@ def _decimal(text: str) -> Decimal:
 
 
 def select(
-    run: Annotated[Path, typer.Argument(help="Run folder.", show_default=False)],
+    run: RunFolder,
     ratio: Annotated[
         Decimal | None, typer.Option(parser=_decimal, metavar="FRACTION", help="Keep the best fraction of the rows.")
     ] = None,
@@ -25,7 +26,10 @@ def select(
         str | None, typer.Option(help="Any metric that the run computed; by default the one it is ranked by.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder to write; by default one inside the run.")
+        Any,
+        typer.Option(
+            "--output", "-o", parser=folder, metavar="FOLDER", help="Folder to write; by default one inside the run."
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print selection.json.")] = False,
 ) -> None:

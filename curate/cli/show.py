@@ -1,17 +1,17 @@
 """`curate show`."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from curate.cli.arguments import RunFolder
 from curate.errors import DataError
 
 DEFAULT_ROWS = 5
 
 
 def show(
-    run: Annotated[Path, typer.Argument(help="Run folder.", show_default=False)],
+    run: RunFolder,
     top: Annotated[int | None, typer.Option(help="The N best samples.")] = None,
     bottom: Annotated[int | None, typer.Option(help="The N worst samples.")] = None,
     sample: Annotated[str | None, typer.Option(help="One sample, by its id or the beginning of it.")] = None,
@@ -76,7 +76,7 @@ def _texts(record: Any, rows: list[dict[str, Any]]) -> tuple[dict[int, dict[str,
     return texts, None if texts or not rows else f"{dataset.name} has changed since the run"
 
 
-def _print_header(run: Path, record: Any) -> None:
+def _print_header(run: Any, record: Any) -> None:
     from curate.cli.console import OUT, printable
 
     arguments = record.arguments
@@ -118,7 +118,7 @@ def _print_table(title: str, rows: list[dict[str, Any]], texts: dict[int, dict[s
     OUT.print(table)
 
 
-def _show_sample(run: Path, record: Any, manifest: Any, sample: str, json: bool) -> None:
+def _show_sample(run: Any, record: Any, manifest: Any, sample: str, json: bool) -> None:
     import pyarrow as pa
 
     from curate.manifest.record import QUARANTINE

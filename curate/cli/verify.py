@@ -1,13 +1,14 @@
 """`curate verify`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from curate.cli.arguments import RunFolder
+
 
 def verify(
-    run: Annotated[Path, typer.Argument(help="Run folder.", show_default=False)],
+    run: RunFolder,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check that a run folder is whole: checksums, schema, counts, ranks, values. Exit code 1 if it is not."""

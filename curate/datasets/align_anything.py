@@ -11,7 +11,8 @@ def fields(row: Row) -> Fields:
         BadPreference: it is anything else.
     """
     better = row["overall_response"]
-    if isinstance(better, bool) or better not in (1, 2):
+    # Neither truth values, which equal 1 and 0, nor what may not be compared at all, such as a signalling NaN.
+    if type(better) not in (int, float) or better not in (1, 2):
         raise BadPreference(f"overall_response is {ascii(better)[:80]}, not 1 or 2")
     one, two = row["response_1"], row["response_2"]
     return Fields(row["question"], row["image"], *((one, two) if better == 1 else (two, one)))

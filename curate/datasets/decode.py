@@ -1,7 +1,8 @@
 """One row in, one checked sample out, or the error that sends the row to quarantine."""
 
 import unicodedata
-from pathlib import Path
+
+from upath import UPath
 
 from curate.datasets.images import decode_image, image_bytes
 from curate.datasets.layout import Fields, Layout, Row
@@ -11,7 +12,7 @@ from curate.sample import Sample, content_id
 IMAGE_PLACEHOLDER = "<image>"
 
 
-def decode_row(row: Row, source_row: int, layout: Layout, root: Path | None, image_size: int | None) -> Sample:
+def decode_row(row: Row, source_row: int, layout: Layout, root: UPath | None, image_size: int | None) -> Sample:
     """Check and decode one row.
 
     Args:
@@ -23,10 +24,9 @@ def decode_row(row: Row, source_row: int, layout: Layout, root: Path | None, ima
     Raises:
         SampleError: the row cannot be scored; carries the sample's id if its content is all there.
     """
-    fields = layout.fields(row)
-    question, chosen, rejected = (_text(name, fields) for name in ("question", "chosen", "rejected"))
-    data = image_bytes(fields.image, root)
-    sample_id = content_id(question, data, chosen, rejected)
+    content = read_content(row, layout, root)
+    question, data, chosen, rejected = content
+    sample_id = content_id(*content)
     try:
         # Once, here, for every data set and model: the chat template puts in the one placeholder there is.
         question = question.replace(IMAGE_PLACEHOLDER, "").strip()
@@ -40,6 +40,17 @@ def decode_row(row: Row, source_row: int, layout: Layout, root: Path | None, ima
     quality = row.get("quality")
     label = None if quality is None else str(quality).encode(errors="replace").decode()
     return Sample(sample_id, source_row, question, image, chosen, rejected, label)
+
+
+def read_content(row: Row, layout: Layout, root: UPath | None) -> tuple[str, bytes, str, str]:
+    """The row's question, encoded image, chosen and rejected response, as stored: what its id is a hash of.
+
+    Raises:
+        SampleError: a part is missing or of another type.
+    """
+    fields = layout.fields(row)
+    question, chosen, rejected = (_text(name, fields) for name in ("question", "chosen", "rejected"))
+    return question, image_bytes(fields.image, root), chosen, rejected
 
 
 def _text(name: str, fields: Fields) -> str:

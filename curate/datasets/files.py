@@ -1,16 +1,21 @@
 """Which files hold a data set: from the hub, a local copy, or a plain path."""
 
 import json
+import re
 from collections.abc import Iterable
-from pathlib import Path
+
+from upath import UPath
 
 from curate.datasets.layout import Layout
 from curate.datasets.table import SUFFIXES
 from curate.errors import ConfigurationError, DataError
 from curate.hub import fetch
+from curate.storage import location
+
+_SPLIT = re.compile(r"\w+(\.\w+)*")  # as `datasets` names splits
 
 
-def table_files(path: Path) -> tuple[Path, list[Path]]:
+def table_files(path: UPath) -> tuple[UPath, list[UPath]]:
     """The files of a table: itself, or those in the folder, in order of name. With the folder that holds them."""
     if path.is_dir():
         if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
@@ -24,7 +29,7 @@ def table_files(path: Path) -> tuple[Path, list[Path]]:
     return path.parent, [path]
 
 
-def dataset_files(layout: Layout, data_dir: Path | None, split: str) -> tuple[Path, list[Path]]:
+def dataset_files(layout: Layout, data_dir: UPath | None, split: str) -> tuple[UPath, list[UPath]]:
     """The files of a named data set's split, with the folder that they are in.
 
     Args:
@@ -38,12 +43,12 @@ def dataset_files(layout: Layout, data_dir: Path | None, split: str) -> tuple[Pa
     """
     if data_dir is None:
         patterns = [layout.patterns[name] for name in _splits(split, layout.patterns)]
-        data_dir = fetch(layout.repo, "dataset", patterns, "name a local copy with --data-dir")
+        data_dir = location(str(fetch(layout.repo, "dataset", patterns, "name a local copy with --data-dir")))
     elif not data_dir.is_dir():
         raise ConfigurationError(f"--data-dir {data_dir} is not a folder")
     if (data_dir / "state.json").exists() or (data_dir / "dataset_dict.json").exists():
         return data_dir, _saved_files(data_dir, split)
-    files: list[Path] = []
+    files: list[UPath] = []
     for name in _splits(split, layout.patterns):
         pattern = layout.patterns[name]
         found = sorted(data_dir.glob(pattern)) or sorted(data_dir.glob(pattern.rpartition("/")[2]))
@@ -60,17 +65,20 @@ def _splits(split: str, known: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _saved_files(folder: Path, split: str) -> list[Path]:
+def _saved_files(folder: UPath, split: str) -> list[UPath]:
     try:
         if (folder / "dataset_dict.json").exists():
             known = json.loads((folder / "dataset_dict.json").read_text())["splits"]
+            if not all(_SPLIT.fullmatch(name) for name in known):
+                raise ValueError("dataset_dict.json names a split that is no plain name")
             return [file for name in _splits(split, known) for file in _saved_files(folder / name, "all")]
         state = json.loads((folder / "state.json").read_text())
         files = [folder / entry["filename"] for entry in state["_data_files"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        outside = any(not file.resolve().is_relative_to(folder.resolve()) for file in files)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{folder} is not a whole save_to_disk folder: {type(error).__name__} {error}") from error
     if split not in ("all", "train", state.get("_split")):
         raise ConfigurationError(f"{folder} holds the split {state.get('_split')} alone, not {split}")
-    if any(not file.resolve().is_relative_to(folder.resolve()) for file in files):
+    if outside:
         raise DataError(f"{folder / 'state.json'} names files outside its folder")
     return files

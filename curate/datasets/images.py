@@ -1,22 +1,26 @@
 """Untrusted bytes in, upright RGB images out."""
 
+import errno
 import io
 import re
+import stat
 import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+from upath import UPath
 
 from curate.errors import BadImagePath, CorruptImage, ImageBomb, MissingImage, WrongType
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 MAX_PIXELS = 100_000_000
 MAX_BYTES = 256 * 2**20
+_NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 
-def image_bytes(value: object, root: Path | None) -> bytes:
+def image_bytes(value: object, root: UPath | None) -> bytes:
     """The encoded bytes of an image cell.
 
     Args:
@@ -24,29 +28,38 @@ def image_bytes(value: object, root: Path | None) -> bytes:
         root: the folder that holds the data; None where paths are not allowed.
 
     Raises:
-        MissingImage, BadImagePath, ImageBomb (file too large), WrongType.
+        MissingImage, BadImagePath, ImageBomb (too many bytes), WrongType.
     """
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if value is None or value in (b"", ""):
         raise MissingImage("the image is empty")
     if isinstance(value, bytes):
+        if len(value) > MAX_BYTES:
+            raise ImageBomb(f"the image has over {MAX_BYTES // 2**20} MiB")
         return value
     if not isinstance(value, str):
         raise WrongType(f"the image is a {type(value).__name__}, not bytes, a path or an image struct")
     path = _path_inside(value, root)
     try:
-        if path.stat().st_size > MAX_BYTES:
+        status = path.stat()
+        # Opening a FIFO would wait for a writer, and reading a device might never end.
+        if not stat.S_ISREG(status.st_mode):
+            raise MissingImage(f"{_shown(value)} is not a regular file")
+        if status.st_size > MAX_BYTES:
             raise ImageBomb(f"the image file has over {MAX_BYTES // 2**20} MiB")
         data = path.read_bytes()
     except OSError as error:
+        # Anything else, such as a disk or network that fails, is no fault of the row's.
+        if not isinstance(error, _NO_FILE) and error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise
         raise MissingImage(f"no image file can be read at {_shown(value)} ({error.strerror})") from error
     if not data:
         raise MissingImage(f"the image file {_shown(value)} is empty")
     return data
 
 
-def _path_inside(name: str, root: Path | None) -> Path:
+def _path_inside(name: str, root: UPath | None) -> UPath:
     if _SCHEME.match(name):
         raise BadImagePath(f"{_shown(name)} is a URL; images are bytes or paths inside the data folder")
     if root is None:

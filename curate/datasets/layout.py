@@ -25,7 +25,7 @@ class Layout:
         summary: one line for `curate datasets`.
         repo: the data set's id on the Hugging Face hub.
         patterns: for each split, the glob of its files in the repository.
-        columns: the columns that `fields` reads.
+        columns: the columns that `fields` reads; image: the one of them that holds the image.
         fields: picks the four parts out of a row; raises SampleError where the row names none.
     """
 
@@ -35,6 +35,7 @@ class Layout:
     patterns: Mapping[str, str]
     columns: tuple[str, ...]
     fields: Callable[[Row], Fields]
+    image: str = "image"
 
 
 def chosen_and_rejected(row: Row) -> Fields:

@@ -5,13 +5,14 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from upath import UPath
 
 from curate.datasets.layout import Row
 from curate.errors import BadRow, ConfigurationError, DataError, MissingField, NotUtf8, SampleError
+from curate.storage import local_path
 
 SUFFIXES = (".parquet", ".arrow", ".jsonl")
 _LINES_PER_ANCHOR = 128
@@ -20,11 +21,17 @@ _ROWS_PER_READ = 64
 
 @dataclass(frozen=True)
 class TableFile:
-    """One file: its rows, and for jsonl the byte offset of every 128th line."""
+    """One file.
 
-    path: Path
+    Attributes:
+        text_columns: those of its columns that may hold text, and so paths.
+        anchors: for jsonl, the byte offset of every 128th line.
+    """
+
+    path: UPath
     n_rows: int
     columns: tuple[str, ...]
+    text_columns: tuple[str, ...]
     anchors: tuple[int, ...] = ()
 
 
@@ -38,6 +45,10 @@ class Table:
     @property
     def n_rows(self) -> int:
         return sum(file.n_rows for file in self.files)
+
+    def may_hold_text(self, column: str) -> bool:
+        """Whether the column may hold text in some file."""
+        return any(column in file.text_columns for file in self.files)
 
     def read(self, rows: Sequence[int]) -> Iterator[tuple[int, Row | SampleError]]:
         """The rows at these ascending positions, each with its position.
@@ -55,7 +66,7 @@ class Table:
                 yield start + row, content
 
 
-def open_table(paths: Sequence[Path], required: Sequence[str], optional: Sequence[str] = ()) -> Table:
+def open_table(paths: Sequence[UPath], required: Sequence[str], optional: Sequence[str] = ()) -> Table:
     """Look at the files' lengths and columns; read no rows.
 
     Raises:
@@ -67,30 +78,47 @@ def open_table(paths: Sequence[Path], required: Sequence[str], optional: Sequenc
         if len(set(file.columns)) < len(file.columns):
             raise ConfigurationError(f"{file.path} has two columns of one name; rename one of them")
         if missing := [column for column in required if column not in file.columns]:
-            shown = ", ".join(file.columns[:30]) + (" …" if len(file.columns) > 30 else "")
+            shown = ", ".join(name[:80] for name in file.columns[:30]) + (" …" if len(file.columns) > 30 else "")
             raise ConfigurationError(
-                f"{file.path} has no column {' nor '.join(map(repr, missing))}; it has: {shown}. "
+                f"{file.path} has no column {' nor '.join(map(repr, missing))}; it has: {shown or 'none'}. "
                 "Name the columns with --columns question=…,image=…,chosen=…,rejected=…"
             )
     extra = [column for column in optional if all(column in file.columns for file in files)]
     return Table(files, (*required, *extra))
 
 
-def _inspect(path: Path) -> TableFile:
+def _inspect(path: UPath) -> TableFile:
+    # Opening a FIFO would wait for a writer.
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is not a regular file")
     try:
         if path.suffix == ".parquet":
-            with pq.ParquetFile(path) as parquet:
-                return TableFile(path, parquet.metadata.num_rows, tuple(parquet.schema_arrow.names))
+            with path.open("rb") as file, pq.ParquetFile(file) as parquet:
+                groups = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+                if sum(groups) != parquet.metadata.num_rows or min(groups, default=0) < 0:
+                    raise pa.ArrowInvalid(f"{parquet.metadata.num_rows:,} rows, but {sum(groups):,} in its row groups")
+                return _described(path, sum(groups), parquet.schema_arrow)
         if path.suffix == ".arrow":
             n_rows = sum(batch.num_rows for batch in _arrow_batches(path))
             with _arrow_reader(path) as reader:
-                return TableFile(path, n_rows, tuple(reader.schema.names))
+                return _described(path, n_rows, reader.schema)
         return _inspect_jsonl(path)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read as {path.suffix[1:]}: {str(error).splitlines()[0]}") from error
+    # A reader fed hostile bytes may raise anything at all; every such error means the same here.
+    except Exception as error:
+        raise DataError(f"{path} cannot be read as {path.suffix[1:]}: {_reason(error)}") from error
 
 
-def _inspect_jsonl(path: Path) -> TableFile:
+def _reason(error: Exception) -> str:
+    return str(error).partition("\n")[0][:200] or type(error).__name__
+
+
+def _described(path: UPath, n_rows: int, schema: pa.Schema) -> TableFile:
+    binary = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_struct)
+    text = tuple(field.name for field in schema if not any(test(field.type) for test in binary))
+    return TableFile(path, n_rows, tuple(schema.names), text)
+
+
+def _inspect_jsonl(path: UPath) -> TableFile:
     anchors, n_rows, offset = [], 0, 0
     columns: dict[str, None] = {}
     with path.open("rb") as lines:
@@ -101,7 +129,7 @@ def _inspect_jsonl(path: Path) -> TableFile:
                 row = _parse_line(line)
                 columns.update(dict.fromkeys(row if isinstance(row, dict) else ()))
             n_rows, offset = n_rows + 1, offset + len(line)
-    return TableFile(path, n_rows, tuple(columns), tuple(anchors))
+    return TableFile(path, n_rows, tuple(columns), tuple(columns), tuple(anchors))
 
 
 def _read_jsonl(file: TableFile, wanted: list[int], columns: Sequence[str]) -> Iterator[tuple[int, Row | SampleError]]:
@@ -128,8 +156,10 @@ def _read_jsonl(file: TableFile, wanted: list[int], columns: Sequence[str]) -> I
 
 
 def _parse_line(line: bytes) -> Row | SampleError:
+    if not line.strip():
+        return BadRow("the line is blank")
     try:
-        row = json.loads(line.decode("utf-8-sig"))
+        row = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_object)
     except UnicodeDecodeError as error:
         return NotUtf8(f"the line is not UTF-8 at byte {error.start}")
     except (ValueError, RecursionError) as error:
@@ -137,15 +167,22 @@ def _parse_line(line: bytes) -> Row | SampleError:
     return row if isinstance(row, dict) else BadRow(f"the line holds a {type(row).__name__}, not an object")
 
 
-def _arrow_reader(path: Path) -> pa.RecordBatchStreamReader | pa.RecordBatchFileReader:
-    source = pa.memory_map(str(path))
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("an object has one key twice")
+    return content
+
+
+def _arrow_reader(path: UPath) -> pa.RecordBatchStreamReader | pa.RecordBatchFileReader:
+    source = pa.memory_map(str(path)) if local_path(path) else pa.PythonFile(path.open("rb"), mode="r")
     try:
         return pa.ipc.open_stream(source)
     except pa.ArrowInvalid:
         return pa.ipc.open_file(source)
 
 
-def _arrow_batches(path: Path) -> Iterator[pa.RecordBatch]:
+def _arrow_batches(path: UPath) -> Iterator[pa.RecordBatch]:
     with _arrow_reader(path) as reader:
         if isinstance(reader, pa.RecordBatchFileReader):
             yield from (reader.get_batch(index) for index in range(reader.num_record_batches))
@@ -154,10 +191,10 @@ def _arrow_batches(path: Path) -> Iterator[pa.RecordBatch]:
 
 
 def _parquet_batches(
-    path: Path, wanted: list[int], columns: Sequence[str]
+    path: UPath, wanted: list[int], columns: Sequence[str]
 ) -> Iterator[tuple[int, int, pa.RecordBatch | BadRow]]:
     """Pieces of the row groups that hold wanted rows; the rest of a damaged group comes as one error."""
-    with pq.ParquetFile(path) as parquet:
+    with path.open("rb") as file, pq.ParquetFile(file) as parquet:
         start = 0
         for group in range(parquet.num_row_groups):
             end = start + parquet.metadata.row_group(group).num_rows
@@ -166,16 +203,27 @@ def _parquet_batches(
                     for batch in parquet.iter_batches(_ROWS_PER_READ, row_groups=[group], columns=list(columns)):
                         yield start, start + batch.num_rows, batch
                         start += batch.num_rows
+                    if start < end:
+                        yield start, end, BadRow(f"{path.name} is damaged here: a row group has too few rows")
                 except (pa.ArrowException, OSError) as error:
-                    yield start, end, BadRow(f"{path.name} is damaged here: {str(error).splitlines()[0]}")
+                    # With a number, it is the disk or network that fails, and no fault of the rows'.
+                    if isinstance(error, OSError) and error.errno is not None:
+                        raise
+                    yield start, end, BadRow(f"{path.name} is damaged here: {_reason(error)}")
             start = end
 
 
-def _numbered_arrow_batches(path: Path) -> Iterator[tuple[int, int, pa.RecordBatch]]:
+def _numbered_arrow_batches(path: UPath, columns: Sequence[str]) -> Iterator[tuple[int, int, pa.RecordBatch | BadRow]]:
     start = 0
     for batch in _arrow_batches(path):
-        yield start, start + batch.num_rows, batch
-        start += batch.num_rows
+        end = start + batch.num_rows
+        # A hostile file's arrays may be shorter than they say: to cut a row from such a one would abort the process.
+        try:
+            batch.select(columns).validate()
+            yield start, end, batch
+        except pa.ArrowInvalid as error:
+            yield start, end, BadRow(f"{path.name} is damaged here: {_reason(error)}")
+        start = end
 
 
 def _read_batches(
@@ -185,20 +233,46 @@ def _read_batches(
     left = iter(wanted)
     row = next(left, None)
     for start, end, batch in (
-        _parquet_batches(file.path, wanted, columns) if parquet else _numbered_arrow_batches(file.path)
+        _parquet_batches(file.path, wanted, columns) if parquet else _numbered_arrow_batches(file.path, columns)
     ):
+        if row is not None and row >= end:
+            continue
+        sound = not isinstance(batch, BadRow) and _is_sound(batch.select(columns))
         while row is not None and row < end:
-            yield row, batch if isinstance(batch, BadRow) else _cells(batch, row - start, columns)
+            yield row, batch if isinstance(batch, BadRow) else _cells(batch, row - start, columns, sound)
             row = next(left, None)
         if row is None:
             return
 
 
-def _cells(batch: pa.RecordBatch, row: int, columns: Sequence[str]) -> Row | SampleError:
+def _is_sound(batch: pa.RecordBatch) -> bool:
+    """Whether every offset and every text is valid; those of a hostile file may point anywhere in memory."""
+    try:
+        batch.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _cells(batch: pa.RecordBatch, row: int, columns: Sequence[str], sound: bool) -> Row | SampleError:
     cells = {}
     for column in columns:
+        cell = batch.column(column).slice(row, 1)
         try:
-            cells[column] = batch.column(column)[row].as_py()
-        except UnicodeDecodeError as error:
-            return NotUtf8(f"{column} is not UTF-8 at byte {error.start}")
+            if not sound:
+                _validate(cell)
+            cells[column] = cell[0].as_py()
+        # A date that does not exist, an offset out of the file: each type has errors of its own.
+        except Exception as error:
+            kind = NotUtf8 if "UTF8" in str(error) else BadRow
+            return kind(f"the {column} cannot be read: {_reason(error)}")
     return cells
+
+
+def _validate(cell: pa.Array) -> None:
+    """Check an array of one row; of a struct's children only this row, as their others may be at fault."""
+    if pa.types.is_struct(cell.type):
+        for child in cell.flatten():
+            _validate(child)
+    else:
+        cell.validate(full=True)

@@ -1,1 +1,1 @@
-"""The run on disk: write, verify, rank, select."""
+"""The run on disk: write, sort, rank, verify, select."""

@@ -1,39 +1,70 @@
 """Files that appear whole or not at all."""
 
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from upath import UPath
+
+from curate.manifest.rows import groups
+from curate.storage import local_path
+
+GROUP_ROWS = 1 << 16
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it in place.
+def write_atomically(path: UPath, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary local file, then put it in place at `path`.
 
-    The content is synced before the rename, so that after a crash the name never leads to a part of it; the
-    folder is synced after, so that the name itself survives.
+    On this machine the file is made beside `path`. Its content is synced before the rename, so that after a crash
+    the name never leads to a part of it; the folder is synced after, so that the name itself survives. An object
+    store has no rename: the file is uploaded in one piece, and readers trust it only by its SHA-256 in a record
+    that is written after it.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    local = local_path(path)
+    if local is None:
+        with tempfile.TemporaryDirectory(prefix="curate-") as folder:
+            temporary = Path(folder) / path.name
+            write(temporary)
+            path.fs.put_file(str(temporary), path.path)
+        return
+    temporary = local.with_name(f".{local.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.replace(path)
+        temporary.replace(local)
     finally:
         temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(local.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a crash of the machine."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: UPath, text: str) -> None:
     """Write a text file atomically, in UTF-8."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    """Write a parquet file atomically; the same table gives the same bytes."""
-    write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+def write_batches(path: UPath, schema: pa.Schema, tables: Iterable[pa.Table], group_rows: int = GROUP_ROWS) -> None:
+    """Write a parquet file atomically from tables of any sizes; the same rows give the same bytes.
+
+    Args:
+        group_rows: rows of a row group, which is held in memory; a reader of any of its rows decodes its pages too.
+    """
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+            for group in groups(tables, group_rows):
+                writer.write_table(group.cast(schema), row_group_size=group_rows)
+
+    write_atomically(path, write)

@@ -1,9 +1,9 @@
 """`run.json`: what a run was computed from, with what, and what came out."""
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from upath import UPath
 
 from curate.errors import DataError
 from curate.manifest.atomic import write_text
@@ -52,6 +52,14 @@ class Hashes(_Record):
     weights: str | None
 
 
+class ShardsRecord(_Record):
+    """The ledger of the run: what the manifest was ranked from."""
+
+    count: int
+    kept: int = Field(description="of these, already there when the last session began")
+    sha256: str = Field(description="over all commit records, in order")
+
+
 class RunRecord(_Record):
     """The whole of `run.json`."""
 
@@ -71,6 +79,7 @@ class RunRecord(_Record):
     counts: Counts
     timings: dict[str, float] = Field(description="seconds by stage")
     notes: list[str] = Field(description="what a reader of the scores should know")
+    shards: ShardsRecord
     files: dict[str, FileRecord] = Field(description="data files by path below the run folder")
 
     @model_validator(mode="after")
@@ -85,12 +94,12 @@ class RunRecord(_Record):
         return self.files[MANIFEST].sha256
 
 
-def write_record(run: Path, record: RunRecord) -> None:
+def write_record(run: UPath, record: RunRecord) -> None:
     """Write `run.json`; its presence says that the run folder is whole."""
     write_text(run / RUN_FILE, record.model_dump_json(indent=2) + "\n")
 
 
-def read_record(run: Path) -> RunRecord:
+def read_record(run: UPath) -> RunRecord:
     """Read `run.json`.
 
     Raises:
@@ -100,7 +109,9 @@ def read_record(run: Path) -> RunRecord:
         return RunRecord.model_validate_json((run / RUN_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         unfinished = (run / SHARDS_FOLDER).is_dir()
-        state = "it was cut off before its end" if unfinished else "it is not a run folder"
+        state = (
+            f"it is not finished; go on with: curate score --resume {run}" if unfinished else "it is not a run folder"
+        )
         raise DataError(f"{run} has no {RUN_FILE}: {state}") from error
     except OSError as error:
         raise DataError(f"{run / RUN_FILE} cannot be read: {error.strerror}") from error

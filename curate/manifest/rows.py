@@ -1,6 +1,6 @@
 """The rows of a run: what is known of a scored sample, and of one that could not be scored."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import pyarrow as pa
@@ -94,3 +94,18 @@ def scored_table(rows: Sequence[ScoredRow], metrics: Sequence[str]) -> pa.Table:
 def quarantine_table(rows: Sequence[QuarantineRow]) -> pa.Table:
     """Quarantined rows as a table of `QUARANTINE_SCHEMA`."""
     return pa.Table.from_pylist([asdict(row) for row in rows], schema=QUARANTINE_SCHEMA)
+
+
+def groups(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
+    """The same rows in tables of `size` rows, the last of fewer, each in one piece."""
+    held: list[pa.Table] = []
+    count = 0
+    for table in tables:
+        held.append(table)
+        count += table.num_rows
+        while count >= size:
+            rows = pa.concat_tables(held)
+            yield rows.slice(0, size).combine_chunks()
+            held, count = [rows.slice(size)], count - size
+    if count:
+        yield pa.concat_tables(held).combine_chunks()

@@ -1,20 +1,34 @@
 """The kept fraction of a run: its best rows by a rule, with the run's hash, so that training can trust it."""
 
+from collections.abc import Iterable, Iterator
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Literal
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from upath import UPath
 
 from curate.errors import ConfigurationError, DataError
 from curate.fingerprint import file_sha256
-from curate.manifest.atomic import write_table, write_text
-from curate.manifest.rank import ranked
+from curate.manifest.atomic import write_batches, write_text
+from curate.manifest.rank import rank_order, with_rank
 from curate.manifest.record import MANIFEST, RunRecord, read_record
-from curate.manifest.verify import read_table
+from curate.manifest.rows import scored_schema
+from curate.manifest.sort import sorted_rows
+from curate.manifest.verify import read_tables
 
 SELECTION, SELECTION_FILE = "selection.parquet", "selection.json"
+SELECTION_SCHEMA = pa.schema(
+    [
+        pa.field("rank", pa.int64()),
+        pa.field("sample_id", pa.string()),
+        pa.field("source_row", pa.int64()),
+        pa.field("score", pa.float64()),
+    ]
+)
+SELECTION_GROUP_ROWS = 1 << 20
 
 
 class Rule(BaseModel):
@@ -56,23 +70,46 @@ class SelectionRecord(BaseModel):
     sha256: str = Field(description="of selection.parquet")
 
 
-def select_rows(manifest: pa.Table, rule: Rule) -> pa.Table:
-    """The rows that the rule keeps, in its order, with rank and score by its metric.
+def select_rows(tables: Iterable[pa.Table], keep: int, metric: str, scratch: Path) -> Iterator[pa.Table]:
+    """The best `keep` rows by a metric, in its order, as `SELECTION_SCHEMA`.
+
+    Args:
+        tables: of `sample_id`, `source_row` and the metric.
+        scratch: as for `sorted_rows`.
+    """
+    first = 1
+    for rows in sorted_rows(tables, _columns(metric), rank_order(metric), scratch):
+        rows = rows.slice(0, keep - first + 1)
+        yield with_rank(rows, metric, first).select(SELECTION_SCHEMA.names)
+        first += rows.num_rows
+        if first > keep:
+            return
+
+
+def kept(tables: Iterable[pa.Table], rule: Rule) -> int:
+    """How many of the rows the rule keeps.
 
     A ratio keeps the nearest whole number of rows, halves rounded up, and at least one.
     """
-    rows = ranked(manifest, rule.by)
+    total = good = 0
+    for rows in tables:
+        total += rows.num_rows
+        if rule.min_score is not None:
+            good += int((rows[rule.by].to_numpy() >= rule.min_score).sum())
     if rule.min_score is not None:
-        keep = int((rows["score"].to_numpy() >= rule.min_score).sum())
-    elif rule.ratio is not None:
-        keep = max(1, int((rule.ratio * rows.num_rows).to_integral_value(ROUND_HALF_UP)))
-    else:
-        assert rule.top is not None
-        keep = rule.top
-    return rows.slice(0, keep).select(["rank", "sample_id", "source_row", "score"])
+        return good
+    if rule.ratio is not None:
+        return min(total, max(1, int((rule.ratio * total).to_integral_value(ROUND_HALF_UP))))
+    assert rule.top is not None
+    return min(total, rule.top)
 
 
-def select(run: Path, rule: Rule, output: Path | None) -> tuple[Path, SelectionRecord]:
+def _columns(metric: str) -> pa.Schema:
+    schema = scored_schema([metric])
+    return pa.schema([schema.field(name) for name in ("sample_id", "source_row", metric)])
+
+
+def select(run: UPath, rule: Rule, output: UPath | None) -> tuple[UPath, SelectionRecord]:
     """Write a selection folder.
 
     Args:
@@ -87,8 +124,8 @@ def select(run: Path, rule: Rule, output: Path | None) -> tuple[Path, SelectionR
         raise ConfigurationError(f"--by {rule.by}: {run} has {', '.join(record.metrics)}")
     if file_sha256(run / MANIFEST) != record.run_hash:
         raise DataError(f"{run / MANIFEST} is not the file that run.json describes; see curate verify")
-    rows = select_rows(read_table(run, MANIFEST), rule)
-    if rows.num_rows == 0:
+    keep = kept(read_tables(run, MANIFEST, [rule.by]), rule)
+    if keep == 0:
         raise ConfigurationError(f"no row of {run} scores {rule.min_score} or more by {rule.by}")
     folder = output or run / "selections" / str(rule)
     if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} <= _OWN):
@@ -97,8 +134,9 @@ def select(run: Path, rule: Rule, output: Path | None) -> tuple[Path, SelectionR
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"--output {folder} cannot be made: {error.strerror}") from error
-    write_table(folder / SELECTION, rows)
-    selection = _selection_record(record, rule, rows.num_rows, file_sha256(folder / SELECTION))
+    rows = select_rows(read_tables(run, MANIFEST, _columns(rule.by).names), keep, rule.by, Path(gettempdir()))
+    write_batches(folder / SELECTION, SELECTION_SCHEMA, rows, group_rows=SELECTION_GROUP_ROWS)
+    selection = _selection_record(record, rule, keep, file_sha256(folder / SELECTION))
     write_text(folder / SELECTION_FILE, selection.model_dump_json(indent=2) + "\n")
     return folder, selection
 

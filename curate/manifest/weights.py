@@ -1,14 +1,14 @@
 """Feature weights on disk: `weights/`, reusable by other runs of the same model and dictionary."""
 
-from pathlib import Path
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
+from upath import UPath
 
 from curate.errors import ConfigurationError
 from curate.fingerprint import file_sha256
@@ -39,7 +39,7 @@ class WeightsRecord(BaseModel):
 
 
 def write_weights(
-    folder: Path, weight: Float[Tensor, " d_sae"], has_weight: Bool[Tensor, " d_sae"], **facts: str | int
+    folder: UPath, weight: Float[Tensor, " d_sae"], has_weight: Bool[Tensor, " d_sae"], **facts: str | int
 ) -> WeightsRecord:
     """Write feature weights and their record.
 
@@ -61,12 +61,12 @@ def write_weights(
     return record
 
 
-def weights_folder(path: Path) -> Path:
+def weights_folder(path: UPath) -> UPath:
     """The folder of feature weights: `path` itself, or `weights/` in the run folder that it is."""
     return path if (path / WEIGHTS_RECORD).exists() else path / WEIGHTS_FOLDER
 
 
-def read_weights(folder: Path) -> tuple[Float[Tensor, " d_sae"], WeightsRecord]:
+def read_weights(folder: UPath) -> tuple[Float[Tensor, " d_sae"], WeightsRecord]:
     """Feature weights (0 for a feature without one) and their record.
 
     Raises:
@@ -75,7 +75,7 @@ def read_weights(folder: Path) -> tuple[Float[Tensor, " d_sae"], WeightsRecord]:
     folder = weights_folder(folder)
     try:
         record = WeightsRecord.model_validate_json((folder / WEIGHTS_RECORD).read_text(encoding="utf-8"))
-        tensors = load_file(folder / WEIGHTS_FILE)
+        tensors = load((folder / WEIGHTS_FILE).read_bytes())
         weight = tensors["weight"]
     except (OSError, ValidationError, SafetensorError, KeyError, UnicodeDecodeError) as error:
         reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"

@@ -106,9 +106,12 @@ def feature_weights(text: TopTokens, image: TopTokens, rule: WeightRule) -> Feat
         full &= (text.keys >= last).all(1) & (image.keys >= last).all(1)
     weight = torch.zeros(len(full), dtype=torch.float64, device=full.device)
     for features in full.nonzero().flatten().split(_FEATURES_PER_BLOCK):
-        weight[features] = (_mean_direction(text.vectors[features]) * _mean_direction(image.vectors[features])).sum(1)
+        weight[features] = (_mean_direction(text, features) * _mean_direction(image, features)).sum(1)
     return FeatureWeights(weight, full)
 
 
-def _mean_direction(vectors: Float[Tensor, "features k d_model"]) -> Float[Tensor, "features d_model"]:
+def _mean_direction(top: TopTokens, features: Int[Tensor, " features"]) -> Float[Tensor, "features d_model"]:
+    # Slots are filled as tokens come, and a mean's last bits depend on the order of its terms.
+    order = top.keys[features].argsort(dim=1, descending=True)
+    vectors = top.vectors[features[:, None], order]
     return torch.nn.functional.normalize(vectors.double(), dim=2).mean(1)

@@ -1,6 +1,7 @@
 """LLaVA-NeXT (LLaVA-1.6): a CLIP tower over image tiles, a projector, and a Mistral, Llama or Qwen2 text model."""
 
 import contextlib
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,18 +39,19 @@ class LlavaNextBuilder:
     processor: LlavaNextProcessor
     config: LlavaNextConfig
     context: int
+    special_tokens: tuple[str, ...]
+    longest_token: int
 
     def build(self, image: Image, question: str, response: str | None) -> ModelInputs:
         """Inputs by the processor's own chat template and one processor call.
 
         Raises:
-            ReservedToken: a text spells out the image placeholder.
+            ReservedToken: a text spells out a special token.
             ImageShape: tiling leaves no patch of the image.
             TooLong: more tokens than the context holds.
         """
         for name, text in (("question", question), ("response", response or "")):
-            if self.processor.image_token in text:
-                raise ReservedToken(f"the {name} spells out the image placeholder {self.processor.image_token}")
+            self._check(name, text)
         expected = self._image_tokens(image)
         turns = [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": question}]}]
         if response is not None:
@@ -66,6 +68,20 @@ class LlavaNextBuilder:
             raise TooLong(f"{len(input_ids):,} tokens; the model's context holds {self.context:,}")
         tensors = {"pixel_values": encoded["pixel_values"][0], "image_sizes": encoded["image_sizes"][0]}
         return ModelInputs(input_ids, is_image, tensors)
+
+    def _check(self, name: str, text: str) -> None:
+        """Refuse what the tokenizer would take for control tokens, or would need minutes and gigabytes to count."""
+        for token in self.special_tokens:
+            if token in text:
+                raise ReservedToken(f"the {name} spells out the special token {token}")
+        # No token covers more characters than the longest has. Templates may strip a text, and tokenizers may compose
+        # its accents (NFC), but nothing else is taken away before it is cut into tokens.
+        characters = len(unicodedata.normalize("NFC", text.strip()))
+        if characters > self.context * self.longest_token:
+            raise TooLong(
+                f"the {name} has {characters:,} characters, so at least {characters // self.longest_token:,} tokens; "
+                f"the model's context holds {self.context:,}"
+            )
 
     def _image_tokens(self, image: Image) -> int:
         """How many image features the model will make, by the model's own functions on a tensor without data."""
@@ -99,7 +115,10 @@ def load_builder(info: ModelInfo) -> LlavaNextBuilder:
     processor.vision_feature_select_strategy = config.vision_feature_select_strategy
     processor.num_additional_image_tokens = 1
     assert isinstance(config, LlavaNextConfig)
-    return LlavaNextBuilder(processor, config, info.context)
+    tokenizer: Any = processor.tokenizer
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    special_tokens = tuple(sorted({processor.image_token, *tokenizer.all_special_tokens, *special}))
+    return LlavaNextBuilder(processor, config, info.context, special_tokens, max(map(len, tokenizer.get_vocab())))
 
 
 @dataclass(frozen=True)

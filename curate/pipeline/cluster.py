@@ -3,7 +3,9 @@
 import contextlib
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,6 +34,8 @@ def local_or_remote_ray(job: ScoreJob, the_plan: Plan) -> Iterator[None]:
         options |= {"object_store_memory": _OBJECT_STORE_BYTES}
     else:
         _check_reachable(job.address)
+    # Ray puts its own in place, which exits at once.
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         with _native_lines_hidden():
             ray.init(address=job.address or "local", **options)
@@ -39,6 +43,8 @@ def local_or_remote_ray(job: ScoreJob, the_plan: Plan) -> Iterator[None]:
         where = f"the Ray cluster at {job.address}" if job.address else "Ray on this machine"
         raise ConfigurationError(f"{where} did not answer: {str(error).splitlines()[0]}") from error
     try:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)
         _check_resources(job, the_plan)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False

@@ -2,19 +2,23 @@
 
 import os
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from safetensors import SafetensorError, safe_open
 
-from curate import demo
-from curate.datasets import DEMO, Dataset, DatasetSpec, open_dataset
+from curate import __version__, demo
+from curate.datasets import DEMO, LAYOUTS, Dataset, DatasetSpec, open_dataset
 from curate.errors import ConfigurationError
+from curate.manifest.inputs import RunInputs
 from curate.manifest.weights import WeightsRecord, read_weights
 from curate.models import ModelSpec, inspect_model
 from curate.models.family import ModelInfo
 from curate.sae.dictionary import DictionaryInfo, inspect_dictionary
 from curate.scoring.parameters import ScoringParameters
+from curate.storage import Location, location
 
 
 class ScoreJob(BaseModel):
@@ -22,12 +26,12 @@ class ScoreJob(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    output: Path
+    output: Location = Field(description="the run folder, or its URL")
     dataset: DatasetSpec = DatasetSpec()
     model: ModelSpec = ModelSpec(name=DEMO)
     sae: str = Field(default=DEMO, description="a sae_lens folder, or RELEASE:SAE_ID")
     parameters: ScoringParameters
-    weights: Path | None = Field(default=None, description="feature weights to reuse instead of computing them")
+    weights: Location | None = Field(default=None, description="feature weights to reuse instead of computing them")
     allow_model_mismatch: bool = Field(default=False, description="score with an SAE that was trained on another model")
     actors: int = Field(default=1, ge=1, le=10_000, description="scoring actors")
     gpus_per_actor: float | None = Field(
@@ -36,6 +40,12 @@ class ScoreJob(BaseModel):
     prepare_workers: int | None = Field(default=None, ge=1, description="CPU workers that decode and tokenize")
     address: str | None = Field(default=None, description="a running Ray cluster; none starts one here")
     shard_rows: int = Field(default=512, ge=1, description="rows per range; batches never cross ranges")
+    sample_timeout: float = Field(
+        default=300,
+        gt=0,
+        le=86_400,
+        description="seconds after which a sample that hangs is given up; a batch has them for each",
+    )
     max_error_rate: float = Field(
         default=0.05, ge=0, le=1, description="stop once more than this share of all rows failed"
     )
@@ -49,6 +59,7 @@ class Plan:
     dataset: Dataset
     model: ModelInfo
     sae: DictionaryInfo
+    data_stamp: str
     dataset_sha256: str
     weights: WeightsRecord | None
     device: str
@@ -89,8 +100,11 @@ def plan(job: ScoreJob) -> Plan:
         DataError: data cannot be read, or the hub cannot be reached.
     """
     dataset = open_dataset(job.dataset)
+    # Before the content is hashed: what changes meanwhile must look changed.
+    stamp = dataset.stamp()
     model = inspect_model(resolve_demo(job.model.name, demo.MODEL))
     sae = inspect_dictionary(resolve_demo(job.sae, demo.SAE))
+    _check_weight_files(model, sae)
     notes = list(sae.notes)
     layer = job.parameters.hook_layer
     hook_layer(sae, layer)
@@ -124,7 +138,18 @@ def plan(job: ScoreJob) -> Plan:
         raise ConfigurationError("--weights: none of the metrics asked for needs feature weights")
     weights = _reused_weights(job, model, sae)
     _keep_inputs_out_of_output(job, dataset, model, sae)
-    return Plan(job, dataset, model, sae, dataset.fingerprint(), weights, device, dtype, tuple(notes))
+    return Plan(job, dataset, model, sae, stamp, dataset.fingerprint(), weights, device, dtype, tuple(notes))
+
+
+def _check_weight_files(model: ModelInfo, sae: DictionaryInfo) -> None:
+    """A file that was cut off says so in its header, long before it would be loaded."""
+    for what, folder in (("model", model.path), ("SAE", sae.path)):
+        for file in sorted(folder.glob("*.safetensors")):
+            try:
+                with safe_open(file, "pt"):
+                    pass
+            except (SafetensorError, OSError) as error:
+                raise ConfigurationError(f"the {what}'s file {file} is damaged: {error}; fetch it again") from error
 
 
 def _model_difference(sae: DictionaryInfo, model: ModelInfo) -> str | None:
@@ -140,9 +165,14 @@ def _model_difference(sae: DictionaryInfo, model: ModelInfo) -> str | None:
 
 def _keep_inputs_out_of_output(job: ScoreJob, dataset: Dataset, model: ModelInfo, sae: DictionaryInfo) -> None:
     """An --output that is overwritten must not take an input with it."""
-    output = job.output.resolve()
-    for what in (job.weights, dataset.root, *dataset.files, model.path, sae.path):
-        if what is not None and what.resolve().is_relative_to(output):
+    output = location(job.output).resolve()
+    table = location(job.dataset.name)
+    holds_tables = not dataset.layout.repo and table.is_dir() and output.protocol == table.protocol
+    if holds_tables and output.is_relative_to(table.resolve()):
+        raise ConfigurationError(f"--output {job.output} lies in the data folder {table}; choose another")
+    reads = [dataset.root, *dataset.files, location(str(model.path)), location(str(sae.path))]
+    for what in reads if job.weights is None else [location(job.weights), *reads]:
+        if what is not None and what.protocol == output.protocol and what.resolve().is_relative_to(output):
             raise ConfigurationError(f"--output {job.output} holds {what}, which the run reads; choose another")
 
 
@@ -159,7 +189,7 @@ def _device(spec: ModelSpec) -> tuple[str, torch.dtype]:
 def _reused_weights(job: ScoreJob, model: ModelInfo, sae: DictionaryInfo) -> WeightsRecord | None:
     if job.weights is None:
         return None
-    _, record = read_weights(job.weights)
+    _, record = read_weights(location(job.weights))
     wanted = {
         "model hash": (record.model_sha256, model.sha256),
         "SAE hash": (record.sae_sha256, sae.sha256),
@@ -179,3 +209,42 @@ def _reused_weights(job: ScoreJob, model: ModelInfo, sae: DictionaryInfo) -> Wei
 def worker_threads(job: ScoreJob) -> int:
     """CPU threads for each scoring actor: the machine's cores, divided."""
     return max(1, (os.cpu_count() or 1) // job.actors)
+
+
+def inputs(the_plan: Plan) -> RunInputs:
+    """What a run of this plan is begun with. Where data lie, and how many workers score them, decides nothing."""
+    job, dataset = the_plan.job, the_plan.dataset
+    decides = {
+        "data hash": the_plan.dataset_sha256,
+        "rows": len(dataset),
+        **job.dataset.model_dump(mode="json", include={"columns", "limit", "sample", "seed", "image_size"}),
+        "model hash": the_plan.model.sha256,
+        "SAE hash": the_plan.sae.sha256,
+        "given weights hash": None if the_plan.weights is None else the_plan.weights.sha256,
+        **job.parameters.model_dump(mode="json"),
+        "shard rows": job.shard_rows,
+        "device": the_plan.device,
+        "dtype": str(the_plan.dtype).removeprefix("torch."),
+    }
+    return RunInputs(arguments=_from_anywhere(job), decides=decides, versions=versions())
+
+
+def _from_anywhere(job: ScoreJob) -> dict[str, JsonValue]:
+    """The job's arguments with local paths made absolute, so that it can be resumed in another folder."""
+
+    def absolute(text: str | None) -> str | None:
+        local = text and "://" not in text and Path(text).exists()
+        return str(Path(text).resolve()) if text and local else text
+
+    arguments = job.model_dump(mode="json")
+    dataset = {**arguments["dataset"], "data_dir": absolute(job.dataset.data_dir)}
+    if job.dataset.name not in (DEMO, *LAYOUTS):
+        dataset["name"] = absolute(job.dataset.name)
+    model = {**arguments["model"], "name": job.model.name if job.model.name == DEMO else absolute(job.model.name)}
+    sae = job.sae if job.sae == DEMO else absolute(job.sae)
+    return {**arguments, "dataset": dataset, "model": model, "sae": sae, "weights": absolute(job.weights)}
+
+
+def versions() -> dict[str, str]:
+    """Of curate and of the libraries that may change the last digits of a score."""
+    return {"curate": __version__, **{name: version(name) for name in ("torch", "transformers", "ray", "pyarrow")}}

@@ -3,25 +3,28 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
 import ray
 import torch
+from ray.actor import ActorHandle
 
 from curate.datasets import Dataset
-from curate.errors import ConfigurationError, CurateError
+from curate.errors import ConfigurationError, CurateError, DataError, WorkerLost
 from curate.manifest.rows import QuarantineRow, ScoredRow, quarantine_table, scored_table
 from curate.manifest.weights import read_weights
 from curate.metrics.weights import FeatureWeights, TopTokens
-from curate.models.family import CutModel
+from curate.models.family import CutModel, InputBuilder
 from curate.pipeline.job import Plan, worker_threads
 from curate.pipeline.transport import pack, unpack
+from curate.pipeline.watch import SEEN_DEATHS_BEFORE_ONE_BY_ONE, STRIKES, Watch, deadline
 from curate.sae.dictionary import Dictionary, load_dictionary
-from curate.scoring.prepare import Prepared, prepare, token_batches
+from curate.scoring.memory import FittingScorer, is_out_of_memory
+from curate.scoring.prepare import Prepared, prepare, quarantined, token_batches
 from curate.scoring.scorer import Scorer
 from curate.scoring.weights_pass import WeightsPass
+from curate.storage import location
 
 BATCH, ROWS, FAILURE = "batch", "rows", "failure"
 Columns = dict[str, Any]
@@ -77,9 +80,9 @@ class PrepareWorker:
     A pool of actors, since Ray Data would run plain tasks inside the scoring actors, on the device's time.
     """
 
-    def __init__(self, plan: Plan, dataset: Dataset) -> None:
+    def __init__(self, plan: Plan, dataset: Dataset, suspects: ActorHandle | None = None) -> None:
         torch.set_num_threads(1)
-        self.plan, self.dataset = plan, dataset
+        self.plan, self.dataset, self.watch = plan, dataset, Watch(suspects)
         self.builder = attempt(lambda: plan.model.family.load_builder(plan.model))
 
     def __call__(self, ranges: Columns) -> Iterator[Columns]:
@@ -89,11 +92,37 @@ class PrepareWorker:
             return
         for start, stop in zip(ranges["start"].tolist(), ranges["stop"].tolist(), strict=True):
             bad: list[QuarantineRow] = []
-            samples = prepare(self.dataset.samples(range(start, stop)), builder, parameters.text)
+            samples = self._samples(builder, start, stop)
             for batch in token_batches(_good(samples, bad), parameters.batch_size):
                 yield {"start": [start], "kind": [BATCH], "payload": [pack(batch)]}
             if bad:
                 yield {"start": [start], "kind": [ROWS], "payload": [to_bytes(quarantine_table(bad))]}
+
+    def _samples(self, builder: InputBuilder, start: int, stop: int) -> Iterator[Prepared | QuarantineRow]:
+        """The range's samples, without those that this worker's predecessors died of."""
+        key = ("prepare", start)
+        _, lost = self.watch.take_up(key)
+        yield from (quarantined(row, _lost(self.plan)) for row in lost)
+        positions = [position for position in range(start, stop) if self.dataset.rows[position] not in lost]
+        samples = prepare(self.dataset.samples(positions), builder, self.plan.job.parameters.text)
+        for position in positions:
+            self.watch.hold(key, self.dataset.rows[position])
+            with deadline(self.plan.job.sample_timeout):
+                sample = next(samples, None)
+            if sample is None:
+                raise DataError(f"the data have fewer rows than when the run began: row {position:,} is gone")
+            # Here the worker may wait for long, and die, without any fault of the sample's.
+            self.watch.put_down(key)
+            yield sample
+
+
+def _lost(plan: Plan, stage: str = "decode") -> WorkerLost:
+    error = WorkerLost(
+        f"its worker ended {STRIKES} times with this sample in hand: it crashed, or took longer than "
+        f"--sample-timeout {plan.job.sample_timeout:g} seconds"
+    )
+    error.stage = stage
+    return error
 
 
 def _good(samples: Iterator[Prepared | QuarantineRow], bad: list[QuarantineRow]) -> Iterator[Prepared]:
@@ -116,16 +145,16 @@ def load(plan: Plan) -> tuple[CutModel, Dictionary]:
 class ScoreActor:
     """Holds the model; packed batches in, scored rows out."""
 
-    def __init__(self, plan: Plan, weights_folder: str | None) -> None:
-        self.metrics = plan.job.parameters.metrics
+    def __init__(self, plan: Plan, weights_folder: str | None, suspects: ActorHandle | None = None) -> None:
+        self.plan, self.metrics, self.watch = plan, plan.job.parameters.metrics, Watch(suspects)
         self.scorer = attempt(lambda: self._load(plan, weights_folder))
 
     @staticmethod
-    def _load(plan: Plan, weights_folder: str | None) -> Scorer:
+    def _load(plan: Plan, weights_folder: str | None) -> FittingScorer:
         weights = None
         if weights_folder is not None:
-            weights = read_weights(Path(weights_folder))[0].to(plan.device)
-        return Scorer(*load(plan), plan.job.parameters, weights)
+            weights = read_weights(location(weights_folder))[0].to(plan.device)
+        return FittingScorer(Scorer(*load(plan), plan.job.parameters, weights))
 
     def __call__(self, block: Columns) -> Columns:
         scorer, kinds, payloads = self.scorer, [], []
@@ -136,12 +165,32 @@ class ScoreActor:
             payloads.append(self._score(scorer, payload) if kind == BATCH else payload)
         return {"start": block["start"], "kind": kinds, "payload": payloads}
 
-    def _score(self, scorer: Scorer, payload: bytes) -> bytes:
-        rows = scorer.score(unpack(payload))
+    def _score(self, scorer: FittingScorer, payload: bytes) -> bytes:
+        rows = self._rows(scorer, unpack(payload))
         scored = [row for row in rows if isinstance(row, ScoredRow)]
         bad = [row for row in rows if isinstance(row, QuarantineRow)]
         tables = [scored_table(scored, self.metrics), quarantine_table(bad)]
         return to_bytes(pa.concat_tables([table for table in tables if table.num_rows], promote_options="default"))
+
+    def _rows(self, scorer: FittingScorer, batch: list[Prepared]) -> list[ScoredRow | QuarantineRow]:
+        """The batch's rows. After several deaths over it, its samples go one by one to find the one to blame."""
+        key, seconds = ("score", batch[0].source_row), self.plan.job.sample_timeout
+        deaths, lost = self.watch.take_up(key)
+        if deaths < SEEN_DEATHS_BEFORE_ONE_BY_ONE:
+            with deadline(seconds * len(batch)):
+                rows = scorer.score(batch)
+            self.watch.put_down(key)
+            return rows
+        rows = []
+        for sample in batch:
+            if sample.source_row in lost:
+                rows.append(quarantined(sample.source_row, _lost(self.plan, "score"), sample.sample_id))
+                continue
+            self.watch.hold(key, sample.source_row)
+            with deadline(seconds):
+                rows += scorer.score([sample])
+        self.watch.put_down(key)
+        return rows
 
 
 @ray.remote
@@ -149,7 +198,8 @@ class WeightsActor:
     """Holds the model; takes its share of the weight samples, then gives or merges what it kept."""
 
     def __init__(self, plan: Plan, rows: Sequence[int]) -> None:
-        self.n_done = 0
+        self.plan = plan
+        self.rows_taken: list[int] = []
         self.share = attempt(lambda: WeightsPass(*load(plan), plan.job.parameters.top_k, rows, plan.model.context))
 
     def consume(self, batches: Any) -> None:
@@ -159,11 +209,21 @@ class WeightsActor:
             for kind, payload in zip(block["kind"], block["payload"], strict=True):
                 check(kind, payload)
                 if kind == BATCH:
-                    batch = unpack(payload)
-                    share.add(batch)
-                    self.n_done += len(batch)
+                    for sample in unpack(payload):
+                        with deadline(self.plan.job.sample_timeout):
+                            self._add(share, sample)
+                        self.rows_taken.append(sample.source_row)
                 else:
-                    self.n_done += from_bytes(payload).num_rows
+                    self.rows_taken += from_bytes(payload)["source_row"].to_pylist()
+
+    @staticmethod
+    def _add(share: WeightsPass, sample: Prepared) -> None:
+        """Take the sample in, unless it does not fit into memory; scoring will quarantine it."""
+        try:
+            share.add(sample)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
 
     def _share(self) -> WeightsPass:
         if isinstance(self.share, Failure):
@@ -172,7 +232,11 @@ class WeightsActor:
 
     def progress(self) -> int:
         """Samples done so far, bad ones included."""
-        return self.n_done
+        return len(self.rows_taken)
+
+    def taken(self) -> list[int]:
+        """The source rows of all samples that came, bad ones included."""
+        return self.rows_taken
 
     def kept(self) -> tuple[TopTokens | None, TopTokens | None, int]:
         """What this actor kept, for another to merge; through the CPU, which holds more than a device."""

@@ -1,6 +1,6 @@
 """Samples in, batches of model inputs out: everything that happens before the device."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,8 +24,7 @@ class Prepared:
 
 def quarantined(source_row: int, error: SampleError, sample_id: str | None = None) -> QuarantineRow:
     """The quarantine row of an error."""
-    reason = " ".join(str(error).split())
-    return QuarantineRow(source_row, sample_id or error.sample_id, error.stage, type(error).__name__, reason)
+    return QuarantineRow(source_row, sample_id or error.sample_id, error.stage, type(error).__name__, str(error))
 
 
 def prepare(
@@ -43,6 +42,11 @@ def prepare(
             yield quarantined(source_row, error, sample.sample_id)
         else:
             yield Prepared(sample.sample_id, source_row, sample.quality, inputs)
+
+
+def padded_tokens(batch: Sequence[Prepared]) -> int:
+    """Tokens of a batch padded to its longest sample."""
+    return len(batch) * max(len(sample.inputs.input_ids) for sample in batch)
 
 
 def token_batches(prepared: Iterable[Prepared], budget: int) -> Iterator[list[Prepared]]:

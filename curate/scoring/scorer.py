@@ -68,6 +68,10 @@ class Scorer:
                 yield z, is_image[part]
 
         activity = measure_activity(chunks())
+        if not bool(noise.isfinite()):
+            return quarantined(
+                sample.source_row, NonFinite("activations of the SAE are NaN or infinite"), sample.sample_id
+            )
         near_switch = int(torch.stack(switching).sum())
         bound = self.dictionary.bound(self.parameters.delta)
         near = torch.minimum((activity.text - bound).abs(), (activity.image - bound).abs()).min() < noise

@@ -32,25 +32,24 @@ class WeightsPass:
         self.image: TopTokens | None = None
 
     @torch.inference_mode()
-    def add(self, batch: Sequence[Prepared]) -> None:
-        """Run samples through the model and keep what is strongest; samples that are not finite are left out.
+    def add(self, sample: Prepared) -> None:
+        """Run a sample through the model and keep what is strongest; one that is not finite is left out.
 
         Each runs alone, so that weights do not depend on the batch size: which of two nearly equal tokens is
         among the K strongest may move a weight by any amount.
         """
-        for sample in batch:
-            hidden = self.model.hidden_states([sample.inputs])[0]
-            if not bool(hidden.isfinite().all()):
-                continue
-            text, image = self._top_tokens(hidden)
-            is_image = sample.inputs.is_image.to(hidden.device)
-            index = self.first_token[sample.source_row] + torch.arange(len(hidden), device=hidden.device)
-            for part in token_chunks(len(hidden), self.dictionary.d_sae):
-                z = self.dictionary.encode(hidden[part])
-                for top, mask in ((text, ~is_image[part]), (image, is_image[part])):
-                    if bool(mask.any()):
-                        top.add(z[mask], hidden[part][mask], index[part][mask])
-            self.n_samples += 1
+        hidden = self.model.hidden_states([sample.inputs])[0]
+        if not bool(hidden.isfinite().all()):
+            return
+        text, image = self._top_tokens(hidden)
+        is_image = sample.inputs.is_image.to(hidden.device)
+        index = self.first_token[sample.source_row] + torch.arange(len(hidden), device=hidden.device)
+        for part in token_chunks(len(hidden), self.dictionary.d_sae):
+            z = self.dictionary.encode(hidden[part])
+            for top, mask in ((text, ~is_image[part]), (image, is_image[part])):
+                if bool(mask.any()):
+                    top.add(z[mask], hidden[part][mask], index[part][mask])
+        self.n_samples += 1
 
     @torch.inference_mode()
     def merge(self, text: TopTokens, image: TopTokens, n_samples: int) -> None:

@@ -163,7 +163,7 @@ def test_a_wrong_configuration_file_is_refused(tmp_path, toml, message):
         (("--model", "/nothing", "--sae", str(demo.SAE)), "--model /nothing: no such folder", 2),
         (("--device", "cuda"), "torch sees no GPU here", 2),
         (("--columns", "x"), "--columns: x is not of the form", 2),
-        (("--output", "file"), "file exists; choose another --output", 2),
+        (("--output", "file"), "file is a file; name a folder", 2),
         (("--weights", "nothing"), "does not hold whole feature weights", 2),
         (("--address", "127.0.0.1:1"), "no Ray cluster answers there", 2),
     ],
@@ -202,6 +202,16 @@ def test_real_data_with_the_toy_model_say_so(tmp_path, real_data):
     assert result.returncode == 0, result.stderr
     assert "15 scored + 0 quarantined" in result.stdout
     assert "the demo model knows only its toy world" in " ".join(result.stderr.split())
+
+
+def test_an_object_store_without_credentials_is_one_line(tmp_path):
+    nothing = {
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": "/dev/null",
+        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+    }
+    result = curate("verify", "s3://bucket/run", cwd=tmp_path, **nothing)
+    refused(result, "NoCredentials.* curate --debug … shows where", 1)
 
 
 def test_debug_shows_the_traceback(tmp_path):

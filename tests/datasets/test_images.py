@@ -1,21 +1,12 @@
 """Untrusted image bytes: every mode becomes upright RGB, everything hostile its own error."""
 
-import io
-import struct
-import zlib
-
 import numpy as np
 import pytest
 from PIL import Image
 
 from curate.datasets.images import decode_image, image_bytes
 from curate.errors import BadImagePath, CorruptImage, ImageBomb, MissingImage, SampleError, WrongType
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
+from tests.hostile.images import bomb, encoded
 
 
 def half(mode: str, left, right) -> Image.Image:
@@ -85,19 +76,6 @@ def test_an_animation_gives_its_first_frame():
 
 def test_image_size_resizes_to_a_square():
     assert decode_image(encoded(half("RGB", "red", "blue")), 336).size == (336, 336)
-
-
-def bomb(width: int, height: int) -> bytes:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
-        + chunk(b"IEND", b"")
-    )
 
 
 @pytest.mark.parametrize("size", [(12_000, 9_000), (60_000, 60_000)])

@@ -1,11 +1,13 @@
 """The run on disk: ranks and their ties, selections, and every way in which `verify` must find it damaged."""
 
 import json
-import shutil
+import tracemalloc
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 
 import hypothesis.strategies as st
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,8 +15,9 @@ from hypothesis import given, settings
 
 from curate.errors import ConfigurationError, DataError
 from curate.fingerprint import file_sha256
-from curate.manifest.atomic import write_atomically, write_table
-from curate.manifest.rank import ranked, write_manifest, write_shard
+from curate.manifest.atomic import write_atomically, write_batches
+from curate.manifest.ledger import commit, ledger_sha256, read_ledger
+from curate.manifest.rank import write_manifest
 from curate.manifest.record import (
     MANIFEST,
     QUARANTINE,
@@ -22,12 +25,14 @@ from curate.manifest.record import (
     FileRecord,
     Hashes,
     RunRecord,
+    ShardsRecord,
     read_record,
     write_record,
 )
 from curate.manifest.rows import QuarantineRow, ScoredRow, quarantine_table, scored_table
-from curate.manifest.select import Rule, select, select_rows
-from curate.manifest.verify import verify_run
+from curate.manifest.select import Rule, kept, select
+from curate.manifest.sort import sorted_rows
+from curate.manifest.verify import read_tables, verify_run
 
 METRICS = ["cosine", "l0"]
 
@@ -51,9 +56,8 @@ def make_run(folder: Path) -> Path:
             scored_table([row for row in rows if start <= row.source_row < stop], METRICS),
             quarantine_table([row for row in bad if start <= row.source_row < stop]),
         ]
-        write_shard(folder, start, stop, pa.concat_tables(tables, promote_options="default"))
-    write_manifest(folder, METRICS)
-    shutil.rmtree(folder / "shards")
+        commit(folder, start, stop, pa.concat_tables(tables, promote_options="default"), None, "stamp")
+    write_manifest(folder, METRICS, (folder / "shards").glob("*.parquet"))
     record(folder)
     return folder
 
@@ -75,6 +79,7 @@ def record(folder: Path, **changes) -> None:
         image_tokens=200,
         features=8,
     )
+    shards = read_ledger(folder)
     facts = {
         "package_version": "0",
         "status": "complete",
@@ -91,6 +96,7 @@ def record(folder: Path, **changes) -> None:
         "counts": counts,
         "timings": {},
         "notes": [],
+        "shards": ShardsRecord(count=len(shards), kept=0, sha256=ledger_sha256(shards.values())),
         "files": files,
     }
     write_record(folder, RunRecord.model_validate({**facts, **changes}))
@@ -113,16 +119,6 @@ def test_the_manifest_is_sorted_by_score_then_id_and_holds_what_was_written(run)
     assert [check.name for check in verify_run(run) if not check.ok] == []
 
 
-@given(st.lists(st.tuples(st.sampled_from((-1.0, 0.0, 0.5)), st.sampled_from("abc")), max_size=30))
-@settings(deadline=None)
-def test_ranks_are_a_permutation_with_ties_broken_by_id_then_row(entries):
-    rows = [scored(row, score, sample_id=name * 32) for row, (score, name) in enumerate(entries)]
-    table = ranked(scored_table(rows, METRICS), "cosine").to_pylist()
-    expected = sorted(rows, key=lambda row: (-row.scores["cosine"], row.sample_id, row.source_row))
-    assert [row["source_row"] for row in table] == [row.source_row for row in expected]
-    assert [row["rank"] for row in table] == list(range(1, len(rows) + 1))
-
-
 def test_the_same_table_gives_the_same_bytes(tmp_path):
     one, other = make_run(tmp_path / "one"), make_run(tmp_path / "other")
     assert (one / MANIFEST).read_bytes() == (other / MANIFEST).read_bytes()
@@ -130,7 +126,7 @@ def test_the_same_table_gives_the_same_bytes(tmp_path):
 
 def rewrite(run: Path, name: str, change) -> None:
     """Change a table and make the record agree with its new bytes, so that only the content is wrong."""
-    write_table(run / name, change(pq.read_table(run / name)))
+    pq.write_table(change(pq.read_table(run / name)), run / name)
     old = read_record(run)
     record(run, status=old.status, counts=old.counts)
 
@@ -163,6 +159,38 @@ def test_verify_finds_content_that_breaks_the_contract(run, name, change, finds)
     failed = {check.name for check in verify_run(run) if not check.ok}
     assert finds <= failed
     assert not any(name.startswith("checksum") for name in failed)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 10])
+def test_verify_finds_neighbours_in_the_wrong_order_wherever_batches_end(run, monkeypatch, batch):
+    monkeypatch.setattr("curate.manifest.verify.READ_ROWS", batch)
+    assert [check.name for check in verify_run(run) if not check.ok] == []
+    good = pq.read_table(run / MANIFEST)
+    for row in range(9):
+        order = list(range(10))
+        order[row], order[row + 1] = row + 1, row
+        swapped = with_column(good.take(order), "rank", list(range(1, 11)))
+        rewrite(run, MANIFEST, lambda _, table=swapped: table)
+        assert [check.name for check in verify_run(run) if not check.ok] == ["ranks"], row
+
+
+def test_verify_names_a_table_that_cannot_be_read_to_its_end(run):
+    rewrite(run, MANIFEST, lambda table: pa.concat_tables([table] * 100))
+    data = bytearray((run / MANIFEST).read_bytes())
+    data[4:200] = bytes(196)
+    (run / MANIFEST).write_bytes(data)
+    failed = {check.name: check.detail for check in verify_run(run) if not check.ok}
+    assert f"{MANIFEST} cannot be read" in failed["tables"]
+
+
+def test_a_table_is_read_a_part_at_a_time(tmp_path):
+    numbers = pa.table({"score": np.random.default_rng(0).random(500_000)})
+    write_batches(tmp_path / MANIFEST, numbers.schema, [numbers], group_rows=10_000)
+    tracemalloc.start()
+    assert sum(rows.num_rows for rows in read_tables(tmp_path, MANIFEST)) == 500_000
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < (tmp_path / MANIFEST).stat().st_size / 2
 
 
 def test_verify_finds_files_that_changed_or_are_gone(run):
@@ -225,7 +253,7 @@ def test_a_folder_without_a_record_says_whether_a_run_was_cut_off(tmp_path):
     with pytest.raises(DataError, match="not a run folder"):
         read_record(tmp_path)
     (tmp_path / "shards").mkdir()
-    with pytest.raises(DataError, match="cut off before its end"):
+    with pytest.raises(DataError, match="not finished; go on with: curate score --resume"):
         read_record(tmp_path)
 
 
@@ -242,17 +270,20 @@ def test_a_folder_without_a_record_says_whether_a_run_was_cut_off(tmp_path):
     ],
 )
 def test_a_rule_keeps_the_best_rows_by_any_metric(run, rule, rows):
-    kept = select_rows(pq.read_table(run / MANIFEST), rule)
-    assert kept["source_row"].to_pylist() == rows
-    assert kept["rank"].to_pylist() == list(range(1, len(rows) + 1))
+    folder, _ = select(run, rule, None)
+    selection = pq.read_table(folder / "selection.parquet").to_pylist()
+    assert [row["source_row"] for row in selection] == rows
+    assert [row["rank"] for row in selection] == list(range(1, len(rows) + 1))
+    scores = {row["source_row"]: row[rule.by] for row in pq.read_table(run / MANIFEST).to_pylist()}
+    assert [row["score"] for row in selection] == [scores[row] for row in rows]
 
 
 @given(st.integers(1, 500), st.integers(1, 1000))
 @settings(deadline=None)
 def test_ratios_are_exact_decimals(n, thousandths):
     table = scored_table([scored(row, float(row)) for row in range(n)], METRICS)
-    kept = select_rows(table, Rule(by="cosine", ratio=Decimal(thousandths) / 1000)).num_rows
-    assert kept == max(1, (2 * n * thousandths + 1000) // 2000)  # halves up, in whole numbers
+    rule = Rule(by="cosine", ratio=Decimal(thousandths) / 1000)
+    assert kept([table], rule) == max(1, (2 * n * thousandths + 1000) // 2000)  # halves up, in whole numbers
 
 
 def test_a_selection_names_its_run_its_rule_and_its_own_hash(run):
@@ -264,6 +295,18 @@ def test_a_selection_names_its_run_its_rule_and_its_own_hash(run):
     again, same = select(run, Rule(by="l0", ratio=Decimal("0.5")), None)
     assert (again, same) == (folder, selection)
     assert [check.name for check in verify_run(run) if not check.ok] == []
+
+
+def test_a_selection_is_the_same_however_it_was_sorted(run, monkeypatch, tmp_path):
+    rows = pq.read_table(run / MANIFEST).sort_by([("l0", "descending")]).slice(0, 7)
+    expected = {"rank": list(range(1, 8)), "score": rows["l0"]}
+    names = ("rank", "sample_id", "source_row", "score")
+    columns = [expected[name] if name in expected else rows[name] for name in names]
+    pq.write_table(pa.table(columns, names), tmp_path / "expected", compression="zstd")
+    for sizes in ({}, {"run_rows": 3, "block_rows": 1}):
+        monkeypatch.setattr("curate.manifest.select.sorted_rows", partial(sorted_rows, **sizes))
+        folder, _ = select(run, Rule(by="l0", top=7), None)
+        assert (folder / "selection.parquet").read_bytes() == (tmp_path / "expected").read_bytes()
 
 
 def test_what_cannot_be_selected_is_refused(run, tmp_path):

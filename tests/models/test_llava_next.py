@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 
 import pytest
@@ -187,13 +188,43 @@ def test_layers_above_the_cut_are_never_in_memory(folder):
     assert not any("lm_head" in name for name in names)
 
 
-@pytest.mark.parametrize("text", ["<image>", "see <image> here"])
-def test_placeholders_in_text_never_become_image_positions(folder, text):
-    info = inspect_model(str(folder))
-    builder = info.family.load_builder(info)
-    for question, response in ((text, "a"), ("q", text)):
-        with pytest.raises(ReservedToken, match="spells out the image placeholder"):
+SPECIAL = ["<image>", "<s>", "</s>", "<pad>", "<|im_end|>", "<unk>"]
+
+
+@pytest.fixture(scope="module")
+def builder_with_special_tokens(tmp_path_factory):
+    """A tokenizer with two more special tokens, one of them without a role, and an added token that is not special."""
+    path = make_model(tmp_path_factory.mktemp("special"), MistralConfig)
+    tokenizer = json.loads((path / "tokenizer.json").read_text())
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    tokenizer["added_tokens"] += [
+        {"id": len(tokenizer["model"]["vocab"]) + place, "content": content, "special": special, **flags}
+        for place, (content, special) in enumerate({"<|im_end|>": True, "<unk>": True, "plainly": False}.items())
+    ]
+    (path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    info = inspect_model(str(path))
+    return info.family.load_builder(info)
+
+
+@pytest.mark.parametrize("token", SPECIAL)
+@pytest.mark.parametrize("text", ["{}", "see {} here", "x{}"])
+def test_special_tokens_in_text_never_reach_the_model(builder_with_special_tokens, token, text):
+    builder = builder_with_special_tokens
+    for name, question, response in (("question", text.format(token), "a"), ("response", "q", text.format(token))):
+        with pytest.raises(ReservedToken, match=re.escape(f"the {name} spells out the special token {token}")):
             builder.build(picture(50, 50), question, response)
+
+
+@pytest.mark.parametrize(
+    "text", ["a < b", "[INST] x [/INST]", "< s >", "<image", "<S>", "plainly", "<|im_end|", "{{ x }}"]
+)
+def test_other_text_is_only_text(builder_with_special_tokens, text):
+    builder = builder_with_special_tokens
+    special = builder.processor.tokenizer.convert_tokens_to_ids(list(SPECIAL))
+    plain, other = (builder.build(picture(50, 50), question, question) for question in ("q", text))
+    counts = [[int((inputs.input_ids == token).sum()) for token in special] for inputs in (plain, other)]
+    assert counts[0] == counts[1]
+    assert text in builder.processor.tokenizer.decode(other.input_ids)
 
 
 @pytest.mark.parametrize("size", [(3000, 1), (1, 3000), (5, 700)])
@@ -210,6 +241,19 @@ def test_a_sample_longer_than_the_context_is_refused(folder):
     with pytest.raises(TooLong, match="context holds 600"):
         builder.build(picture(50, 50), "q", "x z " * 400)
     assert len(builder.build(picture(50, 50), "q", "x z " * 40).input_ids) <= 600
+
+
+def test_a_text_that_no_tokens_could_hold_is_refused_before_it_is_tokenized(folder, monkeypatch):
+    info = inspect_model(str(folder))
+    builder = info.family.load_builder(info)
+    longest = max(builder.processor.tokenizer.get_vocab(), key=len).replace("Ġ", " ").strip() + " "
+    # As few tokens for its length as a text can have is still tokenized, to be counted.
+    with pytest.raises(TooLong, match=r"^\d+ tokens; the model's context holds 600"):
+        builder.build(picture(50, 50), longest * 600, None)
+    monkeypatch.setattr(builder.processor, "apply_chat_template", lambda *_, **__: pytest.fail("tokenized"))
+    for question, response in (("zq " * 1_000_000, "a"), ("q", "zq " * 1_000_000)):
+        with pytest.raises(TooLong, match="characters, so at least 2"):
+            builder.build(picture(50, 50), question, response)
 
 
 def test_prompt_alone_is_a_prefix_of_prompt_and_response(folder):

@@ -12,7 +12,7 @@ from curate.pipeline.job import ScoreJob, plan
 from curate.pipeline.transport import pack, unpack
 from curate.pipeline.workers import BATCH, FAILURE, ROWS, PrepareWorker, ScoreActor, check, from_bytes
 from curate.scoring.parameters import ScoringParameters
-from tests.pipeline.broken import write_broken_table
+from tests.hostile import write_broken_table
 
 
 def make_plan(tmp_path, dataset: DatasetSpec, **parameters):

@@ -1,5 +1,7 @@
 """Scores of real inputs against the brute-force oracle, and against themselves in other batches."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -28,8 +30,21 @@ def weights_of(samples, cut, dictionary, settings, budget=8192):
     rows = [sample.source_row for sample in samples]
     first_pass = WeightsPass(cut, dictionary, settings.top_k, rows, context=4096)
     for batch in token_batches(samples, budget):
-        first_pass.add(batch)
+        for sample in batch:
+            first_pass.add(sample)
     return first_pass.weights(settings.weight_rule)
+
+
+def test_feature_weights_are_the_same_bits_in_whatever_order_samples_come(demo_prepared, demo_cut, demo_dictionary):
+    found = []
+    for seed in range(4):
+        order = random.Random(seed).sample(range(40), 40)
+        first_pass = WeightsPass(demo_cut, demo_dictionary, 5, range(200), context=4096)
+        for place in order:
+            first_pass.add(demo_prepared[place])
+        found.append(first_pass.weights("per-modality").weight)
+    assert found[0].count_nonzero() > 50
+    assert all(torch.equal(found[0], other) for other in found[1:])
 
 
 @pytest.fixture(scope="module", params=["demo", "real"])
@@ -144,7 +159,8 @@ def test_a_sample_that_is_not_finite_is_quarantined_alone(demo_prepared, demo_cu
     assert isinstance(rows[1], QuarantineRow)
     assert (rows[1].error, rows[1].stage, rows[1].sample_id) == ("NonFinite", "score", demo_prepared[1].sample_id)
     first_pass = WeightsPass(Poisoned(), demo_dictionary, 5, [s.source_row for s in demo_prepared[:3]], 4096)
-    first_pass.add(demo_prepared[:3])
+    for sample in demo_prepared[:3]:
+        first_pass.add(sample)
     assert first_pass.n_samples == 2
 
 

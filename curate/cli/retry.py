@@ -1,0 +1,48 @@
+"""`curate retry`."""
+
+from typing import Annotated, Any
+
+import typer
+
+from curate.cli.arguments import RunFolder
+
+
+def retry(
+    run: RunFolder,
+    sample_timeout: Annotated[
+        float | None, typer.Option(help="Seconds after which a sample is given up; by default as the run was begun.")
+    ] = None,
+    actors: Annotated[int | None, typer.Option(help="Scoring actors; by default as the run was begun.")] = None,
+    address: Annotated[str | None, typer.Option(help="Running Ray cluster; by default as the run was begun.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print run.json.")] = False,
+) -> None:
+    """Score a run's quarantined rows again, and no others, after what kept them out was mended.
+
+    The data may have changed since only where rows are quarantined; `curate quarantine RUN` shows them.
+    """
+    from pydantic import ValidationError
+
+    from curate.cli.console import ERR
+    from curate.cli.progress import progress
+    from curate.cli.score import announce_plan, option_error, stored_arguments, summarize
+    from curate.pipeline.job import ScoreJob
+    from curate.pipeline.retry import retry as run_retry
+
+    given = {"sample_timeout": sample_timeout, "actors": actors, "address": address}
+    arguments = stored_arguments(run, {name: value for name, value in given.items() if value is not None})
+    try:
+        # The run was stopped over these rows, or had room for them; either way all are to be tried.
+        job = ScoreJob.model_validate({**arguments, "max_error_rate": 1.0})
+    except ValidationError as error:
+        raise option_error(error) from error
+
+    def announce(plan: Any, rows: int) -> None:
+        announce_plan(plan)
+        ERR.print(f"trying {rows:,} quarantined rows again")
+
+    with progress() as report:
+        record = run_retry(job, report, announce)
+    if json:
+        print(record.model_dump_json(indent=2))
+        return
+    summarize(run, record)

@@ -1,0 +1,130 @@
+"""A run's folder at the beginning of a session: new, or found with what an earlier session left."""
+
+import re
+import shutil
+from collections.abc import Callable
+
+from upath import UPath
+
+from curate.errors import ConfigurationError, WorkerLost
+from curate.manifest.inputs import INPUTS_FILE, RunInputs, read_inputs, write_inputs
+from curate.manifest.ledger import OWN_NAME, Shard, is_whole, read_ledger, read_shard, withdraw
+from curate.manifest.lock import LOCK
+from curate.manifest.record import MANIFEST, QUARANTINE, RUN_FILE, SHARDS_FOLDER, WEIGHTS_FOLDER
+from curate.pipeline.job import Plan, versions
+from curate.storage import local_path
+
+SELECTIONS = "selections"
+_OWN = {LOCK, INPUTS_FILE, RUN_FILE, MANIFEST, QUARANTINE, SHARDS_FOLDER, WEIGHTS_FOLDER, SELECTIONS}
+_LITTER = re.compile(r"\..+\.\d+\.tmp")
+
+
+def check_output(run: UPath, overwrite: bool) -> None:
+    """Refuse an --output that holds anything but a run.
+
+    Raises:
+        ConfigurationError: it does, or the run in it cannot be resumed.
+    """
+    if not run.exists():
+        return
+    if not run.is_dir():
+        raise ConfigurationError(f"--output {run} is a file; name a folder")
+    names = {path.name for path in run.iterdir() if path.name != LOCK and not _LITTER.fullmatch(path.name)}
+    begun = INPUTS_FILE in names and (run / INPUTS_FILE).is_file()
+    # Files of others are nobody's business, unless they would be taken for the run's or removed.
+    ours = names <= _OWN and (begun or (names <= {SHARDS_FOLDER} and _only_shards(run / SHARDS_FOLDER)))
+    if names and not (ours or (begun and not overwrite)):
+        raise ConfigurationError(
+            f"{run} is not a run folder, and holds other files; choose another --output"
+            + ("; --overwrite replaces nothing but runs" if overwrite else "")
+        )
+
+
+def _only_shards(folder: UPath) -> bool:
+    return not folder.exists() or all(OWN_NAME.fullmatch(path.name) for path in folder.iterdir())
+
+
+def open_folder(run: UPath, wanted: RunInputs, overwrite: bool) -> RunInputs:
+    """Make a new run's folder, or find that of a run to resume. The caller holds the lock.
+
+    Returns:
+        what the run was begun with.
+
+    Raises:
+        ConfigurationError: the folder's run has other inputs; each difference is named.
+    """
+    begun = None if overwrite else read_inputs(run)
+    _sweep(run, everything=begun is None)
+    if begun is None:
+        (run / SHARDS_FOLDER).mkdir(parents=True, exist_ok=True)
+        write_inputs(run, wanted)
+        return wanted
+    if differences := begun.differences(wanted):
+        raise ConfigurationError(
+            f"{run} holds a run with other inputs ({'; '.join(differences)}): choose another --output, or replace it "
+            "with --overwrite"
+        )
+    return begun
+
+
+def _sweep(run: UPath, everything: bool) -> None:
+    """Remove what writers that died left half-written; or all but the lock."""
+    # Last of all what says that this is a run: cut off before, the rest is still one, and can be removed.
+    for path in sorted(run.iterdir(), key=lambda path: path.name == INPUTS_FILE):
+        if path.name == LOCK:
+            continue
+        if everything or _LITTER.fullmatch(path.name):
+            _remove(path)
+        elif path.name in (SHARDS_FOLDER, WEIGHTS_FOLDER):
+            for inner in list(path.iterdir()):
+                if _LITTER.fullmatch(inner.name):
+                    inner.unlink()
+
+
+def _remove(path: UPath) -> None:
+    if not path.is_dir():
+        path.unlink()
+    elif (local := local_path(path)) is not None:
+        shutil.rmtree(local)
+    else:
+        path.fs.rm(path.path, recursive=True)
+
+
+def sound_shards(
+    the_plan: Plan, run: UPath, begun: RunInputs, report: Callable[[int, int], None]
+) -> tuple[dict[int, Shard], list[str]]:
+    """The committed shards that can be kept, and notes on those that cannot, which are withdrawn.
+
+    A shard is kept if its file is as committed. Where the data files looked otherwise then, or images lie in files
+    of their own, which no fingerprint covers, its rows must also be those that the data hold now.
+    """
+    shards, notes = read_ledger(run), []
+    damaged = changed = 0
+    for done, shard in enumerate(list(shards.values())):
+        report(done, len(shards))
+        whole = is_whole(run, shard)
+        compare = the_plan.dataset.images_apart or shard.data_stamp != the_plan.data_stamp
+        if whole and not (compare and _differs(the_plan, run, shard)):
+            continue
+        damaged, changed = damaged + (not whole), changed + whole
+        withdraw(run, shard)
+        del shards[shard.start]
+    if damaged:
+        notes.append(f"shards damaged on disk and scored again: {damaged:,}")
+    if changed:
+        notes.append(f"shards whose data had changed, scored again: {changed:,}")
+    if (now := versions()) != begun.versions:
+        changes = ((name, begun.versions.get(name), now[name]) for name in now)
+        others = ", ".join(f"{name} {before} → {after}" for name, before, after in changes if before != after)
+        notes.append(f"resumed with other versions: {others}")
+    return shards, notes
+
+
+def _differs(the_plan: Plan, run: UPath, shard: Shard) -> bool:
+    """Whether a row's id is another than when it was scored; of a row that took its worker down, none is known."""
+    now = dict(the_plan.dataset.sample_ids(range(shard.start, shard.stop)))
+    return any(
+        row["sample_id"] != now.get(row["source_row"])
+        for row in read_shard(run, shard).to_pylist()
+        if row.get("error") != WorkerLost.__name__
+    )

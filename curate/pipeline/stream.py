@@ -1,0 +1,135 @@
+"""Ranges of rows through Ray Data: prepared on CPU workers, scored on actors, given back whole, each row once."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayError, RayTaskError
+
+from curate.datasets import Dataset
+from curate.errors import RunStopped
+from curate.pipeline.job import Plan
+from curate.pipeline.watch import suspect_list
+from curate.pipeline.workers import PrepareWorker, ScoreActor, check, from_bytes
+
+Range = tuple[int, int]
+_ATTEMPTS_WITHOUT_PROGRESS = 3
+_MOST_BLOCKS = 4096
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """Rows that came out of the workers: scored and quarantined ones, and their tokens."""
+
+    rows: int
+    tokens: int
+    quarantined: int
+
+
+def prepared(the_plan: Plan, dataset: Dataset, ranges: Sequence[Range], suspects: ActorHandle) -> ray.data.Dataset:
+    """The stream of packed batches: one row a batch, made by a pool of CPU workers."""
+    items = [{"start": start, "stop": stop} for start, stop in ranges]
+    # What the scoring actors leave; `local_or_remote_ray` has seen to it that this is one CPU at least.
+    free = int(ray.cluster_resources()["CPU"]) - the_plan.job.actors
+    workers = min(the_plan.job.prepare_workers or max(1, free - the_plan.job.actors), free, len(items))
+    return ray.data.from_items(items, override_num_blocks=min(len(items), _MOST_BLOCKS)).map_batches(
+        PrepareWorker,
+        fn_constructor_args=(the_plan, dataset, suspects),
+        compute=ray.data.ActorPoolStrategy(size=workers),
+        batch_size=1,
+        num_cpus=1,
+    )
+
+
+def score_ranges(
+    the_plan: Plan,
+    dataset: Dataset,
+    ranges: Sequence[Range],
+    weights_folder: str | None,
+    commit: Callable[[Range, pa.Table], bool],
+    arrived: Callable[[Arrived], None],
+) -> None:
+    """Score ranges of the data set's positions and hand over each that is whole, with one row for every position.
+
+    Workers that die are replaced and their work is done again, so rows may come twice: the first counts. Ranges
+    that are not whole in the end are streamed again.
+
+    Args:
+        commit: takes a range's rows; returns whether to go on.
+        arrived: called as rows come in.
+
+    Raises:
+        RunStopped: several attempts in a row brought no range to its end.
+    """
+    left, idle_attempts = dict(ranges), 0
+
+    def commit_and_forget(whole: Range, rows: pa.Table) -> bool:
+        del left[whole[0]]
+        return commit(whole, rows)
+
+    while left:
+        before, failure = len(left), None
+        try:
+            if not _stream(the_plan, dataset, left, weights_folder, commit_and_forget, arrived):
+                return
+        except RayError as error:
+            # An error of the code, not of the machine, would be met again by the next attempt.
+            if isinstance(error, RayTaskError) and not isinstance(error.cause, RayError):
+                raise
+            failure = error
+        idle_attempts = 0 if len(left) < before else idle_attempts + 1
+        if left and idle_attempts == _ATTEMPTS_WITHOUT_PROGRESS:
+            why = f" ({str(failure).strip().splitlines()[-1]})" if failure else ""
+            raise RunStopped(f"{len(left):,} ranges of rows came back from no worker{why}") from failure
+
+
+def _stream(
+    the_plan: Plan,
+    dataset: Dataset,
+    left: dict[int, int],
+    weights_folder: str | None,
+    commit: Callable[[Range, pa.Table], bool],
+    arrived: Callable[[Arrived], None],
+) -> bool:
+    """One attempt at all that is left; returns whether nobody asked to stop."""
+    suspects = suspect_list()
+    scored = prepared(the_plan, dataset, list(left.items()), suspects).map_batches(
+        ScoreActor,
+        fn_constructor_args=(the_plan, weights_folder, suspects),
+        compute=ray.data.ActorPoolStrategy(size=the_plan.job.actors),
+        batch_size=None,
+        num_cpus=1,
+        num_gpus=the_plan.gpus_per_actor or None,
+    )
+    unfinished: dict[int, tuple[set[int], list[pa.Table]]] = {}
+    blocks: Iterator[Any] = iter(scored.iter_batches(batch_size=None, batch_format="pyarrow"))
+    for block in blocks:
+        for row in block.to_pylist():
+            check(row["kind"], row["payload"])
+            start, rows = row["start"], from_bytes(row["payload"])
+            if start not in left:
+                continue  # whole already: these rows come for a second time
+            seen, tables = unfinished.setdefault(start, (set(), []))
+            rows = rows.filter([source_row not in seen for source_row in rows["source_row"].to_pylist()])
+            seen.update(rows["source_row"].to_pylist())
+            tables.append(rows)
+            arrived(_arrived(rows))
+            if len(seen) == left[start] - start:
+                del unfinished[start]
+                if not commit((start, left[start]), pa.concat_tables(tables, promote_options="default")):
+                    return False
+    return True
+
+
+def _arrived(rows: pa.Table) -> Arrived:
+    tokens = sum(total(rows, name) for name in ("n_text_tokens", "n_image_tokens") if name in rows.column_names)
+    quarantined = rows.num_rows - rows["error"].null_count if "error" in rows.column_names else 0
+    return Arrived(rows.num_rows, tokens, quarantined)
+
+
+def total(rows: pa.Table, column: str) -> int:
+    """Sum of a column of counts or flags, over the rows that have it."""
+    return int(rows[column].drop_null().to_numpy().sum())

@@ -1,0 +1,53 @@
+"""Batches cut to what the device's memory holds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from curate.errors import OutOfMemory
+from curate.manifest.rows import QuarantineRow, ScoredRow
+from curate.scoring.prepare import Prepared, padded_tokens, quarantined
+from curate.scoring.scorer import Scorer
+
+_OTHER_WORDS = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+
+
+@dataclass
+class FittingScorer:
+    """Scores batches whole where they fit, and in halves of halves where they do not.
+
+    Attributes:
+        too_many: the fewest tokens, padding included, that ran out of memory; such batches are not tried again.
+    """
+
+    scorer: Scorer
+    too_many: float = float("inf")
+
+    def score(self, batch: Sequence[Prepared]) -> list[ScoredRow | QuarantineRow]:
+        """The batch's rows in order; a sample for which memory does not suffice even alone is quarantined."""
+        if len(batch) == 1 or padded_tokens(batch) < self.too_many:
+            try:
+                return self.scorer.score(batch)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Only here is the failed pass's memory free: its tensors hang on the error's traceback.
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            if len(batch) == 1:
+                sample = batch[0]
+                reason = OutOfMemory(f"{len(sample.inputs.input_ids):,} tokens do not fit into the device's memory")
+                return [quarantined(sample.source_row, reason, sample.sample_id)]
+            self.too_many = min(self.too_many, padded_tokens(batch))
+        middle = len(batch) // 2
+        return [*self.score(batch[:middle]), *self.score(batch[middle:])]
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether the device or the machine's own memory had no room; torch has an error of its own for the first only."""
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in _OTHER_WORDS)

@@ -1,0 +1,42 @@
+"""Where runs and data lie: a path on this machine, or a URL that fsspec can reach."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator
+from upath import UPath
+
+from curate.errors import ConfigurationError
+
+Location = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, os.PathLike) else value)]
+
+
+def location(text: str) -> UPath:
+    """A local path, or a URL such as `s3://bucket/folder`. Credentials come from the environment, never the URL.
+
+    Raises:
+        ConfigurationError: a URL that carries a password, that no library speaks, or whose library is not installed.
+    """
+    if text.startswith("file://"):
+        text = text.removeprefix("file://")
+    if "://" not in text:
+        return UPath(text)
+    url = urlsplit(text)
+    if url.password or url.query:
+        raise ConfigurationError(
+            f"{url.scheme}://…{url.path}: credentials and options do not belong in a URL, which is recorded with the "
+            "run; give them in the environment"
+        )
+    try:
+        path = UPath(text)
+        path.fs  # noqa: B018 - makes the connection's object, and so finds what is missing
+    except (ImportError, ValueError) as error:
+        raise ConfigurationError(f"{text}: {error}") from error
+    return path
+
+
+def local_path(path: UPath | Path) -> Path | None:
+    """The path, if it is in this machine's file system, where renames are atomic and locks exist."""
+    return Path(str(path)) if isinstance(path, Path) else None

@@ -1,0 +1,51 @@
+"""Exactly once, whatever dies and whenever: the manifest of a run killed many times is that of an undisturbed one."""
+
+import os
+import random
+import subprocess
+
+import pyarrow.parquet as pq
+import pytest
+
+from curate.manifest.record import MANIFEST, QUARANTINE, read_record
+from curate.manifest.verify import verify_run
+from tests.faults.kills import CURATE, Killer
+from tests.hostile.rows import write_broken_table
+
+PLANS = {
+    "ten": ({"actor": 6, "driver": 2, "writer": 2}, 240, 40),
+    "sixty": ({"actor": 26, "driver": 20, "writer": 14}, 3000, 100),
+}
+
+
+@pytest.mark.parametrize("size", ["ten", pytest.param("sixty", marks=pytest.mark.faults)])
+def test_a_run_killed_many_times_ends_with_the_bytes_of_an_undisturbed_one(size, tmp_path):
+    kinds, rows, shard_rows = PLANS[size]
+    seed = int(os.environ.get("CURATE_FAULT_SEED", random.randrange(10**6)))
+    print(f"CURATE_FAULT_SEED={seed}")
+    rng = random.Random(seed)
+    expected = write_broken_table(tmp_path / "data", rows=rows, broken=rows // 40)
+
+    def command(run: str) -> list[str]:
+        options = ["--weight-samples", "40", "--shard-rows", str(shard_rows), "--model", "demo"]
+        return [str(CURATE), "score", "--dataset", str(tmp_path / "data"), *options, "--output", str(tmp_path / run)]
+
+    subprocess.run(command("undisturbed"), check=True, capture_output=True)
+    plan = [kind for kind, count in kinds.items() for _ in range(count)]
+    rng.shuffle(plan)
+    # The long version kills the first pass, of feature weights, too; the short one is given them.
+    given = ["--weights", str(tmp_path / "undisturbed")] if size == "ten" else []
+    killer = Killer([*command("killed"), *given], tmp_path / "killed", rng)
+    killer.go(plan)
+    print("\n".join(killer.kills))
+    assert len(killer.kills) >= len(plan) * 9 // 10
+    for name in (MANIFEST, QUARANTINE):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
+    record = read_record(tmp_path / "killed")
+    assert (record.counts.read, record.status) == (rows, "complete")
+    assert [check for check in verify_run(tmp_path / "killed") if not check.ok] == []
+    scored, quarantined = (
+        pq.read_table(tmp_path / "killed" / name)["source_row"].to_pylist() for name in (MANIFEST, QUARANTINE)
+    )
+    assert sorted(scored + quarantined) == list(range(rows))
+    assert set(quarantined) == set(expected)

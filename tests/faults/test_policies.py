@@ -1,0 +1,155 @@
+"""Each failure policy, by really causing the failure: signals, a full disk, a read-only folder, samples that hang."""
+
+import io
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from curate.manifest.ledger import read_ledger
+from curate.manifest.quarantine import quarantined_rows
+from curate.manifest.verify import verify_run
+from tests.faults.kills import CURATE
+from tests.hostile.rows import write_broken_table
+from tests.pipeline.small import write_data
+
+
+def command(data: Path, run: Path, *options: str) -> list[str]:
+    plain = ["--model", "demo", "--metric", "l0", "--shard-rows", "20", "--max-error-rate", "0.1"]
+    return [str(CURATE), "score", "--dataset", str(data), *plain, "--output", str(run), *options]
+
+
+def curate(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(CURATE), *arguments], capture_output=True, text=True, timeout=200)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
+def test_a_signal_stops_cleanly_with_one_line_that_says_how_to_resume(number, code, tmp_path):
+    write_broken_table(tmp_path / "data", rows=2000, broken=10)
+    process = subprocess.Popen(
+        command(tmp_path / "data", tmp_path / "run"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    until = time.monotonic() + 150
+    while time.monotonic() < until and len(list(tmp_path.glob("run/shards/*.json"))) < 2:
+        time.sleep(0.05)
+    process.send_signal(number)
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    last = errors.strip().splitlines()[-1]
+    assert "rows are kept; go on with: curate score --resume" in last
+    assert "Traceback" not in errors + out
+    assert 2 <= len(read_ledger(tmp_path / "run")) < 100
+    assert not (tmp_path / "run" / "run.json").exists()
+    assert not list((tmp_path / "run").rglob(".*.tmp"))
+    shown = curate("show", str(tmp_path / "run"))
+    assert (shown.returncode, "not finished; go on with" in shown.stderr) == (1, True)
+    assert curate("quarantine", str(tmp_path / "run")).returncode == 0
+
+
+@pytest.fixture
+def mount(tmp_path):
+    """Mounts a small file system; the tests that need one run as root, or are skipped."""
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+
+    def tmpfs(options: str) -> Path:
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True)
+        if done.returncode:
+            pytest.skip("mounting a tmpfs needs root")
+        return folder
+
+    yield tmpfs
+    subprocess.run(["umount", str(folder)], capture_output=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(mount, tmp_path):
+    small = mount("size=40k")
+    data = write_data(tmp_path / "data")
+    full = subprocess.run(command(data, small / "run"), capture_output=True, text=True, timeout=200)
+    assert full.returncode == 1
+    last = full.stderr.strip().splitlines()[-1]
+    assert "No space left on device" in last
+    assert "go on with: curate score --resume" in last
+    assert "Traceback" not in full.stderr
+    subprocess.run(["mount", "-o", "remount,size=10m", str(small)], check=True)
+    again = curate("score", "--resume", str(small / "run"))
+    assert again.returncode == 0, again.stderr
+    assert [check for check in verify_run(small / "run") if not check.ok] == []
+
+
+def test_a_read_only_output_is_refused_before_any_work(mount, tmp_path):
+    small = mount("size=1m")
+    subprocess.run(["mount", "-o", "remount,ro", str(small)], check=True)
+    refused = subprocess.run(
+        command(write_data(tmp_path / "data"), small / "run"), capture_output=True, text=True, timeout=60
+    )
+    assert refused.returncode == 2
+    assert "Read-only file system" in refused.stderr.strip().splitlines()[-1]
+
+
+def slow_jpeg() -> bytes:
+    """A progressive JPEG of 81 million pixels whose last scan comes 400 times: minutes to decode, in 1 MB."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (9000, 9000), "grey").save(buffer, "JPEG", progressive=True, quality=30)
+    data = buffer.getvalue()
+    scan = data[data.rindex(b"\xff\xda") : data.rindex(b"\xff\xd9")]
+    return data[: data.rindex(b"\xff\xd9")] + scan * 400 + b"\xff\xd9"
+
+
+@pytest.mark.slow
+def test_a_sample_that_hangs_is_quarantined_and_the_others_are_scored(tmp_path):
+    data = write_data(tmp_path / "data")
+    (data / "11.png").write_bytes(slow_jpeg())
+    done = subprocess.run(
+        command(data, tmp_path / "run", "--sample-timeout", "4"), capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    lost = {row["source_row"]: row for row in quarantined_rows(tmp_path / "run")}
+    assert set(lost) == {7, 11, 25}
+    assert lost[11]["error"] == "WorkerLost"
+    assert "took longer than --sample-timeout 4 seconds" in lost[11]["reason"]
+    assert [check for check in verify_run(tmp_path / "run") if not check.ok] == []
+
+
+MEMORY = """
+import resource, sys
+import torch
+from curate import demo
+from curate.datasets import DatasetSpec, open_dataset
+from curate.models import inspect_model
+from curate.sae.dictionary import inspect_dictionary, load_dictionary
+from curate.scoring.memory import FittingScorer
+from curate.scoring.parameters import ScoringParameters
+from curate.scoring.prepare import Prepared, prepare
+from curate.scoring.scorer import Scorer
+
+torch.set_num_threads(1)
+info = inspect_model(str(demo.MODEL))
+builder = info.family.load_builder(info)
+dataset = open_dataset(DatasetSpec(limit=300))
+batch = list(prepare(dataset.samples(range(300)), builder, "prompt+chosen"))
+model = info.family.load_model(info, demo.HOOK_LAYER, torch.float32, "cpu")
+dictionary = load_dictionary(inspect_dictionary(str(demo.SAE)))
+scorer = FittingScorer(Scorer(model, dictionary, ScoringParameters(hook_layer=demo.HOOK_LAYER, metrics=("l0",)), None))
+scorer.score(batch[:2])
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[1]) * 2**20, resource.RLIM_INFINITY))
+rows = scorer.score(batch)
+print(len(rows), scorer.too_many, sorted({getattr(row, "error", "scored") for row in rows}))
+"""
+
+
+def test_a_batch_that_does_not_fit_is_split_and_the_budget_remembered():
+    """The machine's own memory, really limited; what a single sample too large meets, tests/scoring shows."""
+    done = subprocess.run([sys.executable, "-c", MEMORY, "40"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    count, too_many, errors = done.stdout.split(maxsplit=2)
+    assert (count, errors.strip()) == ("300", "['scored']")
+    assert float(too_many) < 300 * 134
