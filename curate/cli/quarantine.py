@@ -44,12 +44,13 @@ def quarantine(
     table.add_column("stage", no_wrap=True)
     table.add_column("source row", justify="right", no_wrap=True)
     table.add_column("reason")
-    for name, count in counts.most_common():
+    for name, count in Counter(row["error"] for row in rows).most_common():
         same = [row for row in rows if row["error"] == name]
         first = [f"{count:,}", name]
-        for row in same[: max(1, examples)] if same else []:
-            cells = [row["stage"], f"{row['source_row']:,}", printable(row["reason"], 200)]
-            table.add_row(*first, *(cells if examples else [row["stage"], "", ""]))
+        if not examples:
+            table.add_row(*first, same[0]["stage"])
+        for row in same[:examples]:
+            table.add_row(*first, row["stage"], f"{row['source_row']:,}", printable(row["reason"], 200))
             first = ["", ""]
     OUT.print(table)
     OUT.print("after a fix, score these rows alone with:", printable(f"curate retry {run}"), soft_wrap=True)

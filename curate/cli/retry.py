@@ -31,8 +31,7 @@ def retry(
     given = {"sample_timeout": sample_timeout, "actors": actors, "address": address}
     arguments = stored_arguments(run, {name: value for name, value in given.items() if value is not None})
     try:
-        # The run was stopped over these rows, or had room for them; either way all are to be tried.
-        job = ScoreJob.model_validate({**arguments, "max_error_rate": 1.0})
+        job = ScoreJob.model_validate(arguments)
     except ValidationError as error:
         raise option_error(error) from error
 

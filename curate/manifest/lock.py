@@ -14,7 +14,7 @@ from typing import Any
 
 from upath import UPath
 
-from curate.errors import ConfigurationError
+from curate.errors import ConfigurationError, RunStopped
 from curate.storage import local_path
 
 LOCK = ".lock"
@@ -32,6 +32,7 @@ def locked(run: UPath) -> Iterator[None]:
 
     Raises:
         ConfigurationError: another process holds it, or the folder cannot be written.
+        RunStopped: another process took it over.
     """
     local = local_path(run)
     with _lease(run) if local is None else _kernel_lock(local):
@@ -63,7 +64,7 @@ def _kernel_lock(run: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _lease(run: UPath) -> Iterator[None]:
     lock, ours = run / LOCK, uuid.uuid4().hex
-    stop = threading.Event()
+    stop, lost = threading.Event(), threading.Event()
 
     def beat(count: int) -> None:
         lock.write_text(json.dumps({"lease": ours, "beat": count, "holder": _holder()}))
@@ -75,6 +76,7 @@ def _lease(run: UPath) -> Iterator[None]:
             # A beat that the network lost is made good by the next.
             with contextlib.suppress(Exception):
                 if not held():
+                    lost.set()
                     _thread.interrupt_main()
                     return
                 beat(count)
@@ -95,6 +97,10 @@ def _lease(run: UPath) -> Iterator[None]:
     thread.start()
     try:
         yield
+    except KeyboardInterrupt:
+        if not lost.is_set():
+            raise
+        raise RunStopped(f"{run} was taken over by another process, which goes on with it; this one ends") from None
     finally:
         stop.set()
         thread.join()

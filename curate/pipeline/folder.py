@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from collections.abc import Callable
 
 from upath import UPath
 
@@ -12,6 +11,7 @@ from curate.manifest.ledger import OWN_NAME, Shard, is_whole, read_ledger, read_
 from curate.manifest.lock import LOCK
 from curate.manifest.record import MANIFEST, QUARANTINE, RUN_FILE, SHARDS_FOLDER, WEIGHTS_FOLDER
 from curate.pipeline.job import Plan, versions
+from curate.pipeline.session import Progress, Report
 from curate.storage import local_path
 
 SELECTIONS = "selections"
@@ -90,9 +90,7 @@ def _remove(path: UPath) -> None:
         path.fs.rm(path.path, recursive=True)
 
 
-def sound_shards(
-    the_plan: Plan, run: UPath, begun: RunInputs, report: Callable[[int, int], None]
-) -> tuple[dict[int, Shard], list[str]]:
+def sound_shards(the_plan: Plan, run: UPath, begun: RunInputs, report: Report) -> tuple[dict[int, Shard], list[str]]:
     """The committed shards that can be kept, and notes on those that cannot, which are withdrawn.
 
     A shard is kept if its file is as committed. Where the data files looked otherwise then, or images lie in files
@@ -100,8 +98,9 @@ def sound_shards(
     """
     shards, notes = read_ledger(run), []
     damaged = changed = 0
-    for done, shard in enumerate(list(shards.values())):
-        report(done, len(shards))
+    committed = list(shards.values())
+    for done, shard in enumerate(committed):
+        report(Progress("check", done, len(committed)))
         whole = is_whole(run, shard)
         compare = the_plan.dataset.images_apart or shard.data_stamp != the_plan.data_stamp
         if whole and not (compare and _differs(the_plan, run, shard)):

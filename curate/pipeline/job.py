@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from curate import __version__, demo
 from curate.datasets import DEMO, LAYOUTS, Dataset, DatasetSpec, open_dataset
 from curate.errors import ConfigurationError
-from curate.manifest.inputs import RunInputs
+from curate.manifest.inputs import INPUTS_FILE, RunInputs
 from curate.manifest.weights import WeightsRecord, read_weights
 from curate.models import ModelSpec, inspect_model
 from curate.models.family import ModelInfo
@@ -92,8 +92,11 @@ def resolve_demo(name: str, what: Path) -> str:
     return str(what) if name == DEMO else name
 
 
-def plan(job: ScoreJob) -> Plan:
+def plan(job: ScoreJob, overwrite: bool = False) -> Plan:
     """Open the data, look at model and dictionary, and check that all agree; loads no weights.
+
+    Args:
+        overwrite: whether the run in `job.output` is to be replaced, so that nothing in it can be used.
 
     Raises:
         ConfigurationError: something cannot work; the message says what to do.
@@ -136,7 +139,7 @@ def plan(job: ScoreJob) -> Plan:
         )
     if job.weights is not None and not job.parameters.needs_weights:
         raise ConfigurationError("--weights: none of the metrics asked for needs feature weights")
-    weights = _reused_weights(job, model, sae)
+    weights = _reused_weights(job, model, sae, overwrite)
     _keep_inputs_out_of_output(job, dataset, model, sae)
     return Plan(job, dataset, model, sae, stamp, dataset.fingerprint(), weights, device, dtype, tuple(notes))
 
@@ -186,10 +189,13 @@ def _device(spec: ModelSpec) -> tuple[str, torch.dtype]:
     return device, getattr(torch, name)
 
 
-def _reused_weights(job: ScoreJob, model: ModelInfo, sae: DictionaryInfo) -> WeightsRecord | None:
+def _reused_weights(job: ScoreJob, model: ModelInfo, sae: DictionaryInfo, overwrite: bool) -> WeightsRecord | None:
     if job.weights is None:
         return None
-    _, record = read_weights(location(job.weights))
+    source, own = location(job.weights), location(job.output)
+    # A run that goes on has its own copy of what it was given, which `inputs` compares with what it was begun with.
+    resumed = not overwrite and (own / INPUTS_FILE).is_file()
+    _, record = read_weights(own if resumed and not source.exists() else source)
     wanted = {
         "model hash": (record.model_sha256, model.sha256),
         "SAE hash": (record.sae_sha256, sae.sha256),

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from itertools import accumulate, pairwise
 
 import pyarrow as pa
@@ -14,8 +13,8 @@ from curate.manifest.ledger import Shard, commit, is_whole, read_ledger, read_sh
 from curate.manifest.lock import locked
 from curate.manifest.record import RunRecord
 from curate.pipeline.job import Plan, ScoreJob, inputs, plan
-from curate.pipeline.score import execute, report_check
-from curate.pipeline.session import Report, Session
+from curate.pipeline.score import execute
+from curate.pipeline.session import Progress, Report, Session
 from curate.pipeline.stream import Range
 from curate.storage import location
 
@@ -46,7 +45,8 @@ def retry(job: ScoreJob, report: Report, announce: Callable[[Plan, int], None]) 
         _take_over_data(the_plan, run, begun, shards, report)
         rows = {shard: _quarantined_rows(run, shard) for shard in shards.values() if shard.quarantined}
         announce(the_plan, sum(map(len, rows.values())))
-        session = Session(the_plan, run, shards, report)
+        # The run was stopped over these rows, or had room for them; either way all are to be tried.
+        session = Session(the_plan, run, shards, report, error_budget=float("inf"))
         bounds = list(pairwise(accumulate(map(len, rows.values()), initial=0)))
         shard_of = dict(zip((start for start, _ in bounds), rows, strict=True))
 
@@ -55,7 +55,7 @@ def retry(job: ScoreJob, report: Report, announce: Callable[[Plan, int], None]) 
             before = read_shard(run, shard)
             kept = before.filter(before["error"].is_null())
             merged = pa.concat_tables([kept, tried], promote_options="permissive")
-            shards[shard.start] = commit(run, shard.start, shard.stop, merged, weights, the_plan.dataset.stamp())
+            session.put(commit(run, shard.start, shard.stop, merged, weights, the_plan.dataset.stamp()))
 
         dataset = replace(the_plan.dataset, rows=[row for found in rows.values() for row in found])
         return execute(session, dataset, bounds, write)
@@ -75,9 +75,8 @@ def _take_over_data(the_plan: Plan, run: UPath, begun: RunInputs, shards: dict[i
     same_files = all(shard.data_stamp == the_plan.data_stamp for shard in shards.values())
     if begun.decides == now.decides and same_files and not the_plan.dataset.images_apart:
         return
-    check = partial(report_check, report)
     for done, shard in enumerate(shards.values()):
-        check(done, len(shards))
+        report(Progress("check", done, len(shards)))
         ids = dict(the_plan.dataset.sample_ids(range(shard.start, shard.stop)))
         rows = read_shard(run, shard)
         scored = rows.filter(rows["error"].is_null()) if shard.quarantined else rows

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import pyarrow as pa
 
@@ -10,10 +9,7 @@ from curate.datasets import Dataset
 from curate.errors import ConfigurationError, CurateError, DataError, RunStopped
 from curate.manifest.ledger import commit
 from curate.manifest.lock import locked
-from curate.manifest.record import (
-    WEIGHTS_FOLDER,
-    RunRecord,
-)
+from curate.manifest.record import WEIGHTS_FOLDER, RunRecord
 from curate.manifest.weights import WeightsRecord, read_weights
 from curate.pipeline.cluster import local_or_remote_ray
 from curate.pipeline.finish import finish
@@ -40,19 +36,17 @@ def score(job: ScoreJob, report: Report, announce: Callable[[Plan, int], None], 
     """
     run = location(job.output)
     check_output(run, overwrite)
-    the_plan = plan(job)
+    the_plan = plan(job, overwrite)
     with locked(run):
         begun = open_folder(run, inputs(the_plan), overwrite)
-        session = Session(the_plan, run, {}, report)
-        with session.timed("check"):
-            session.shards, session.notes = sound_shards(the_plan, run, begun, partial(report_check, report))
-            session.kept = len(session.shards)
-        announce(the_plan, session.rows)
+        shards, notes = sound_shards(the_plan, run, begun, report)
         step, total = job.shard_rows, len(the_plan.dataset)
-        ranges = [(start, min(start + step, total)) for start in range(0, total, step) if start not in session.shards]
+        session = Session(the_plan, run, shards, report, job.max_error_rate * total, notes)
+        announce(the_plan, session.rows)
+        ranges = [(start, min(start + step, total)) for start in range(0, total, step) if start not in shards]
 
         def write(whole: Range, rows: pa.Table, weights: str | None) -> None:
-            session.shards[whole[0]] = commit(run, *whole, rows, weights, the_plan.dataset.stamp())
+            session.put(commit(run, *whole, rows, weights, the_plan.dataset.stamp()))
 
         return execute(session, the_plan.dataset, ranges, write)
 
@@ -74,7 +68,7 @@ def execute(
             with local_or_remote_ray(session.plan.job, session.plan):
                 if missing_weights:
                     with session.timed("weights"):
-                        weights = make_weights(session.plan, session.run, partial(_report_weights, session.report))
+                        weights = make_weights(session.plan, session.run, session.report)
                     _refuse_other_weights(session, weights)
                 with session.timed("score"):
                     _score(session, dataset, ranges, weights, write)
@@ -176,15 +170,6 @@ def _how_to_resume(session: Session) -> str:
         f"{session.rows:,} of {len(session.plan.dataset):,} rows are kept; go on with: "
         f"curate score --resume {session.run}"
     )
-
-
-def report_check(report: Report, done: int, total: int) -> None:
-    """Report shards that were compared with what they should be."""
-    report(Progress("check", done, total))
-
-
-def _report_weights(report: Report, done: int, total: int) -> None:
-    report(Progress("weights", done, total))
 
 
 def _commonest(record: RunRecord) -> str:

@@ -14,7 +14,7 @@ from curate.pipeline.job import Plan
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a stage is: `check`, `weights` or `score`."""
+    """How far a stage is: `check` (in shards), `weights` or `score` (in samples)."""
 
     stage: str
     done: int
@@ -32,33 +32,35 @@ class Session:
 
     Attributes:
         shards: the ledger, by start; grows as ranges are committed.
-        kept: how many shards were there when the session began.
+        error_budget: how many rows may be quarantined before the run stops.
         notes: what a reader of the scores should know, beside the plan's notes.
+        kept: how many shards were there when the session began.
+        rows: of all shards; quarantined: those of them that could not be scored.
     """
 
     plan: Plan
     run: UPath
     shards: dict[int, Shard]
     report: Report
+    error_budget: float
     notes: list[str] = field(default_factory=list)
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     timings: dict[str, float] = field(default_factory=dict)
     kept: int = field(init=False)
+    rows: int = field(init=False)
+    quarantined: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.kept = len(self.shards)
+        self.rows = sum(shard.rows for shard in self.shards.values())
+        self.quarantined = sum(shard.quarantined for shard in self.shards.values())
 
-    @property
-    def rows(self) -> int:
-        return sum(shard.rows for shard in self.shards.values())
-
-    @property
-    def quarantined(self) -> int:
-        return sum(shard.quarantined for shard in self.shards.values())
-
-    @property
-    def error_budget(self) -> float:
-        return self.plan.job.max_error_rate * len(self.plan.dataset)
+    def put(self, shard: Shard) -> None:
+        """Enter a shard that was committed, in place of the range's earlier one if there is one."""
+        before = self.shards.get(shard.start)
+        self.rows += shard.rows - (before.rows if before else 0)
+        self.quarantined += shard.quarantined - (before.quarantined if before else 0)
+        self.shards[shard.start] = shard
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:

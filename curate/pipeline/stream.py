@@ -125,11 +125,7 @@ def _stream(
 
 
 def _arrived(rows: pa.Table) -> Arrived:
-    tokens = sum(total(rows, name) for name in ("n_text_tokens", "n_image_tokens") if name in rows.column_names)
+    counts = [rows[name] for name in ("n_text_tokens", "n_image_tokens") if name in rows.column_names]
+    tokens = sum(int(count.drop_null().to_numpy().sum()) for count in counts)
     quarantined = rows.num_rows - rows["error"].null_count if "error" in rows.column_names else 0
     return Arrived(rows.num_rows, tokens, quarantined)
-
-
-def total(rows: pa.Table, column: str) -> int:
-    """Sum of a column of counts or flags, over the rows that have it."""
-    return int(rows[column].drop_null().to_numpy().sum())

@@ -13,6 +13,8 @@ from ray.actor import ActorHandle
 # is no chance. The first death over a piece of work goes unseen: only replacements of dead workers tell.
 STRIKES = 2
 SEEN_DEATHS_BEFORE_ONE_BY_ONE = 2
+# No sample is to blame where a worker dies before it has one.
+SEEN_DEATHS_BEFORE_NO_LOADING = 2
 
 
 @contextlib.contextmanager
@@ -58,6 +60,10 @@ class SuspectList:
         """The worker turns to a sample."""
         self._in_hand[key] = row
 
+    def in_hand(self, key: Hashable) -> int | None:
+        """The sample that the worker turned to last and is not past."""
+        return self._in_hand.get(key)
+
     def put_down(self, key: Hashable) -> None:
         """The worker is past what it had in hand, and may wait."""
         self._in_hand.pop(key, None)
@@ -69,10 +75,15 @@ def suspect_list() -> ActorHandle:
 
 
 class Watch:
-    """A worker's side of the suspect list."""
+    """A worker's side of the suspect list.
+
+    Attributes:
+        worker: its id, which its replacements inherit; None outside Ray.
+    """
 
     def __init__(self, suspects: ActorHandle | None) -> None:
         self._suspects = suspects
+        self.worker = None if suspects is None else ray.get_runtime_context().get_actor_id()
         self._replaces_dead = suspects is not None and ray.get_runtime_context().was_current_actor_reconstructed
 
     def take_up(self, key: Hashable) -> tuple[int, list[int]]:

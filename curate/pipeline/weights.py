@@ -1,10 +1,11 @@
 """Feature weights of a run: computed by actors over a sample of the data, or copied from another run."""
 
 import random
-from collections.abc import Callable
+from collections import Counter
 from dataclasses import replace
 
 import ray
+from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 from upath import UPath
 
@@ -15,15 +16,16 @@ from curate.manifest.record import WEIGHTS_FOLDER
 from curate.manifest.weights import WEIGHTS_FILE, WEIGHTS_RECORD, WeightsRecord, weights_folder, write_weights
 from curate.metrics.weights import FeatureWeights
 from curate.pipeline.job import Plan
+from curate.pipeline.session import Progress, Report
 from curate.pipeline.stream import prepared
-from curate.pipeline.watch import suspect_list
+from curate.pipeline.watch import STRIKES, suspect_list
 from curate.pipeline.workers import WeightsActor
 from curate.storage import location
 
 _ATTEMPTS = 3
 
 
-def make_weights(the_plan: Plan, run: UPath, report: Callable[[int, int], None]) -> WeightsRecord:
+def make_weights(the_plan: Plan, run: UPath, report: Report) -> WeightsRecord:
     """Write the run's `weights/`: those it was given, or new ones over a seeded sample of the data.
 
     Raises:
@@ -63,30 +65,46 @@ def weight_dataset(dataset: Dataset, samples: int, seed: int) -> Dataset:
     return replace(dataset, rows=[dataset.rows[position] for position in positions])
 
 
-def _computed(the_plan: Plan, dataset: Dataset, report: Callable[[int, int], None]) -> tuple[FeatureWeights, int]:
-    """An actor that dies takes its share with it, so all begin again."""
-    for _ in range(_ATTEMPTS):
-        actors = _actors(the_plan, dataset)
+def _computed(the_plan: Plan, dataset: Dataset, report: Report) -> tuple[FeatureWeights, int]:
+    """An actor that dies takes its share with it, so all begin again, without a sample that was in hand each time."""
+    suspects, strikes, attempts = None, Counter[int](), 0
+    while attempts < _ATTEMPTS:
+        actors = _actors(the_plan, dataset, suspects)
         try:
             if (result := _attempt(the_plan, dataset, actors, report)) is not None:
                 return result
         except RayActorError:
-            continue
+            strikes.update(_in_dead_hands(actors, suspects))
         finally:
             for actor in actors:
                 ray.kill(actor)
+        # The first attempt goes unwatched: to tell of every sample costs time.
+        suspects = suspect_list()
+        lost = {row for row, count in strikes.items() if count >= STRIKES}
+        attempts = 0 if lost.intersection(dataset.rows) else attempts + 1
+        dataset = replace(dataset, rows=[row for row in dataset.rows if row not in lost])
     raise RunStopped(f"the actors that compute feature weights died, or lost samples, {_ATTEMPTS} times")
 
 
-def _actors(the_plan: Plan, dataset: Dataset) -> list:
+def _actors(the_plan: Plan, dataset: Dataset, suspects: ActorHandle | None) -> list:
     # A second thread answers for the progress while the first computes.
     options = {"num_cpus": 1, "num_gpus": the_plan.gpus_per_actor, "max_concurrency": 2}
-    return [WeightsActor.options(**options).remote(the_plan, dataset.rows) for _ in range(the_plan.job.actors)]
+    remote = WeightsActor.options(**options).remote
+    return [remote(the_plan, dataset.rows, index, suspects) for index in range(the_plan.job.actors)]
 
 
-def _attempt(
-    the_plan: Plan, dataset: Dataset, actors: list, report: Callable[[int, int], None]
-) -> tuple[FeatureWeights, int] | None:
+def _in_dead_hands(actors: list, suspects: ActorHandle | None) -> list[int]:
+    """The samples that dead actors had in hand."""
+    rows = []
+    for index, actor in enumerate(actors):
+        try:
+            ray.get(actor.progress.remote())
+        except RayActorError:
+            rows.append(ray.get(suspects.in_hand.remote(index)) if suspects else None)
+    return [row for row in rows if row is not None]
+
+
+def _attempt(the_plan: Plan, dataset: Dataset, actors: list, report: Report) -> tuple[FeatureWeights, int] | None:
     """The weights; None where a sample came to no actor, or to two."""
     step = the_plan.job.shard_rows
     ranges = [(start, min(start + step, len(dataset))) for start in range(0, len(dataset), step)]
@@ -95,7 +113,8 @@ def _attempt(
     while pending:
         finished, pending = ray.wait(pending, num_returns=len(pending), timeout=0.5)
         ray.get(finished)
-        report(sum(ray.get([actor.progress.remote() for actor in actors])), len(dataset))
+        done = sum(ray.get([actor.progress.remote() for actor in actors]))
+        report(Progress("weights", done, len(dataset)))
     taken = [row for rows in ray.get([actor.taken.remote() for actor in actors]) for row in rows]
     if sorted(taken) != list(dataset.rows):
         return None

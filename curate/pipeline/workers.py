@@ -18,7 +18,13 @@ from curate.metrics.weights import FeatureWeights, TopTokens
 from curate.models.family import CutModel, InputBuilder
 from curate.pipeline.job import Plan, worker_threads
 from curate.pipeline.transport import pack, unpack
-from curate.pipeline.watch import SEEN_DEATHS_BEFORE_ONE_BY_ONE, STRIKES, Watch, deadline
+from curate.pipeline.watch import (
+    SEEN_DEATHS_BEFORE_NO_LOADING,
+    SEEN_DEATHS_BEFORE_ONE_BY_ONE,
+    STRIKES,
+    Watch,
+    deadline,
+)
 from curate.sae.dictionary import Dictionary, load_dictionary
 from curate.scoring.memory import FittingScorer, is_out_of_memory
 from curate.scoring.prepare import Prepared, prepare, quarantined, token_batches
@@ -149,12 +155,21 @@ class ScoreActor:
         self.plan, self.metrics, self.watch = plan, plan.job.parameters.metrics, Watch(suspects)
         self.scorer = attempt(lambda: self._load(plan, weights_folder))
 
-    @staticmethod
-    def _load(plan: Plan, weights_folder: str | None) -> FittingScorer:
+    def _load(self, plan: Plan, weights_folder: str | None) -> FittingScorer:
+        # Ray would replace it for ever.
+        key = ("load", self.watch.worker)
+        deaths, _ = self.watch.take_up(key)
+        if deaths >= SEEN_DEATHS_BEFORE_NO_LOADING:
+            raise ConfigurationError(
+                f"--actors {plan.job.actors}: one was killed {deaths + 1} times while it loaded {plan.job.model.name}, as "
+                "when memory does not suffice; try fewer, the rows scored so far are kept"
+            )
         weights = None
         if weights_folder is not None:
             weights = read_weights(location(weights_folder))[0].to(plan.device)
-        return FittingScorer(Scorer(*load(plan), plan.job.parameters, weights))
+        scorer = FittingScorer(Scorer(*load(plan), plan.job.parameters, weights))
+        self.watch.put_down(key)
+        return scorer
 
     def __call__(self, block: Columns) -> Columns:
         scorer, kinds, payloads = self.scorer, [], []
@@ -197,8 +212,8 @@ class ScoreActor:
 class WeightsActor:
     """Holds the model; takes its share of the weight samples, then gives or merges what it kept."""
 
-    def __init__(self, plan: Plan, rows: Sequence[int]) -> None:
-        self.plan = plan
+    def __init__(self, plan: Plan, rows: Sequence[int], index: int = 0, suspects: ActorHandle | None = None) -> None:
+        self.plan, self.index, self.suspects = plan, index, suspects
         self.rows_taken: list[int] = []
         self.share = attempt(lambda: WeightsPass(*load(plan), plan.job.parameters.top_k, rows, plan.model.context))
 
@@ -210,9 +225,13 @@ class WeightsActor:
                 check(kind, payload)
                 if kind == BATCH:
                     for sample in unpack(payload):
+                        if self.suspects is not None:
+                            ray.get(self.suspects.hold.remote(self.index, sample.source_row))
                         with deadline(self.plan.job.sample_timeout):
                             self._add(share, sample)
                         self.rows_taken.append(sample.source_row)
+                    if self.suspects is not None:
+                        ray.get(self.suspects.put_down.remote(self.index))
                 else:
                     self.rows_taken += from_bytes(payload)["source_row"].to_pylist()
 

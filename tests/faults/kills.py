@@ -13,6 +13,7 @@ import psutil
 
 CURATE = Path(sys.executable).parent / "curate"
 SECONDS_TO_WAIT = 240
+MOST_STARTS_WITHOUT_A_KILL = 4
 
 
 @dataclass
@@ -33,43 +34,52 @@ class Killer:
         """Kill as planned (`driver`, `actor`, `writer`), then let the run end."""
         process = self._start()
         for what in plan:
-            if process.poll() is not None:
-                self._check_end(process)
-                process = self._start()
-            if what == "actor":
-                self._kill_actor(process)
-                continue
-            if what == "writer":
-                self._wait_for_half_a_file(process)
-            else:
-                self._wait_at_random(process)
-            self._note(what)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+            while not self._kill(process, what):
+                if process.poll() is not None:
+                    self._check_end(process)
+                    process = self._start()
+        for _ in range(MOST_STARTS_WITHOUT_A_KILL):
+            if process.wait(SECONDS_TO_WAIT) == 0:
+                return
+            self._check_end(process)
             process = self._start()
-        self._end(process)
+        raise AssertionError(f"the run does not end: {self.kills}")
+
+    def _kill(self, process: subprocess.Popen, what: str) -> bool:
+        """Kill at a moment chosen at random; return whether the run was still there to be killed."""
+        if what == "actor":
+            victim = self._wait_for_actor(process)
+        else:
+            (self._wait_for_half_a_file if what == "writer" else self._wait_at_random)(process)
+            victim = process if process.poll() is None else None
+        if victim is None:
+            return False
+        shards = len(list(self.run.glob("shards/*.json")))
+        ranked = ", ranked" if (self.run / "manifest.parquet").exists() else ""
+        try:
+            victim.kill()
+        except psutil.NoSuchProcess:
+            return False
+        self.kills.append(f"{what} with {shards} shards{ranked}")
+        if victim is process:
+            process.wait()
+        return True
 
     def _start(self) -> subprocess.Popen:
         environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
         return subprocess.Popen(self.command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
-    def _end(self, process: subprocess.Popen) -> None:
-        _, errors = process.communicate(timeout=SECONDS_TO_WAIT)
-        assert process.returncode == 0, (self.kills, errors.decode()[-2000:])
-
     def _check_end(self, process: subprocess.Popen) -> None:
         """A run whose actors died too often says how to go on. One that was faster than the killer gets new work."""
-        if process.wait() != 0:
+        code = process.wait()
+        if code == 0:
+            (self.run / "run.json").unlink()
+            records = sorted((self.run / "shards").glob("*.json"))
+            for record in self.rng.sample(records, len(records) // 2):
+                record.unlink()
+        elif code != -signal.SIGKILL:
             assert process.stderr is not None
             assert b"go on with: curate score --resume" in process.stderr.read(), self.kills
-            return
-        (self.run / "run.json").unlink()
-        self.rng.choice(sorted((self.run / "shards").glob("*.json"))).unlink()
-
-    def _note(self, what: str) -> None:
-        shards = len(list(self.run.glob("shards/*.json")))
-        ranked = ", ranked" if (self.run / "manifest.parquet").exists() else ""
-        self.kills.append(f"{what} with {shards} shards{ranked}")
 
     def _wait_at_random(self, process: subprocess.Popen) -> None:
         """Some seconds from the start of imports to well into the work."""
@@ -88,15 +98,14 @@ class Killer:
             if len(seen) > skip:
                 return
 
-    def _kill_actor(self, process: subprocess.Popen) -> None:
+    def _wait_for_actor(self, process: subprocess.Popen) -> psutil.Process | None:
         until = time.monotonic() + SECONDS_TO_WAIT
         time.sleep(self.rng.uniform(0.2, 4))
         while time.monotonic() < until and process.poll() is None:
             if actors := actors_of(process.pid):
-                self._note("actor")
-                self.rng.choice(actors).kill()
-                return
+                return self.rng.choice(actors)
             time.sleep(0.1)
+        return None
 
 
 def actors_of(driver: int) -> list[psutil.Process]:

@@ -1,6 +1,7 @@
 """Each failure policy, by really causing the failure: signals, a full disk, a read-only folder, samples that hang."""
 
 import io
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from PIL import Image
 from curate.manifest.ledger import read_ledger
 from curate.manifest.quarantine import quarantined_rows
 from curate.manifest.verify import verify_run
+from curate.manifest.weights import read_weights
 from tests.faults.kills import CURATE
 from tests.hostile.rows import write_broken_table
 from tests.pipeline.small import write_data
@@ -116,6 +118,71 @@ def test_a_sample_that_hangs_is_quarantined_and_the_others_are_scored(tmp_path):
     assert lost[11]["error"] == "WorkerLost"
     assert "took longer than --sample-timeout 4 seconds" in lost[11]["reason"]
     assert [check for check in verify_run(tmp_path / "run") if not check.ok] == []
+
+
+DEADLY = """
+import os, signal, wrapt
+
+def deadly(samples):
+    if any(sample.source_row == 13 for sample in samples):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+@wrapt.when_imported("curate.scoring.weights_pass")
+def weights(module):
+    add = module.WeightsPass.add
+    module.WeightsPass.add = lambda self, sample: (deadly([sample]), add(self, sample))
+
+@wrapt.when_imported("curate.scoring.memory")
+def scores(module):
+    score = module.FittingScorer.score
+    module.FittingScorer.score = lambda self, batch: (deadly(batch), score(self, batch))[1]
+"""
+TOO_LARGE = """
+import os, signal, wrapt
+
+@wrapt.when_imported("curate.pipeline.workers")
+def load(module):
+    module.load = lambda plan: os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def planted(folder: Path, code: str) -> dict[str, str]:
+    """An environment in which every process of a run starts with this code."""
+    (folder / "sitecustomize.py").write_text(code)
+    return {**os.environ, "PYTHONPATH": str(folder)}
+
+
+@pytest.mark.slow
+def test_a_sample_that_kills_the_actors_is_quarantined_and_the_others_are_scored(tmp_path):
+    """One that takes down whoever gives it to the model: first for feature weights, then for scores."""
+    data = write_data(tmp_path / "data")
+    done = subprocess.run(
+        command(data, tmp_path / "run", "--metric", "cosine", "--weight-samples", "40"),
+        env=planted(tmp_path, DEADLY),
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr
+    lost = {row["source_row"]: row for row in quarantined_rows(tmp_path / "run")}
+    assert set(lost) == {7, 13, 25}
+    assert (lost[13]["error"], lost[13]["stage"]) == ("WorkerLost", "score")
+    assert read_weights(tmp_path / "run")[1].samples == 37
+    assert [check for check in verify_run(tmp_path / "run") if not check.ok] == []
+
+
+@pytest.mark.slow
+def test_a_model_whose_loading_is_killed_again_and_again_stops_the_run(tmp_path):
+    data = write_data(tmp_path / "data")
+    done = subprocess.run(
+        command(data, tmp_path / "run"),
+        env=planted(tmp_path, TOO_LARGE),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "times while it loaded demo" in done.stderr.strip().splitlines()[-1]
 
 
 MEMORY = """

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -17,7 +16,7 @@ from curate import demo
 from curate.cli.score import stored_arguments
 from curate.datasets import DatasetSpec
 from curate.errors import ConfigurationError, DataError, RunStopped
-from curate.manifest.inputs import RunInputs
+from curate.manifest.inputs import RunInputs, write_inputs
 from curate.manifest.ledger import read_ledger, shard_file
 from curate.manifest.lock import locked
 from curate.manifest.quarantine import quarantined_rows
@@ -27,7 +26,7 @@ from curate.models import ModelSpec
 from curate.pipeline import job as job_module
 from curate.pipeline import score as score_module
 from curate.pipeline.folder import check_output, open_folder
-from curate.pipeline.job import ScoreJob
+from curate.pipeline.job import ScoreJob, inputs, plan
 from curate.pipeline.retry import retry
 from tests.pipeline.small import content, failing, job, run
 
@@ -280,6 +279,19 @@ def test_weights_that_were_replaced_are_refused_while_they_are_whole(copy, no_wo
         run(job(copy / "run", copy / "data"))
 
 
+def test_a_run_that_was_given_weights_has_its_own_copy_and_goes_on_without_theirs(copy, whole, no_workers):
+    shutil.copytree(whole / "run" / "weights", copy / "given")
+    given = job(copy / "run", copy / "data", weights=copy / "given")
+    (copy / "run" / "run.json").unlink()
+    write_inputs(copy / "run", inputs(plan(given)))
+    shutil.rmtree(copy / "given")
+    record, _ = run(given)
+    assert record.status == "complete"
+    with pytest.raises(ConfigurationError, match="given/weights does not hold whole feature weights"):
+        run(given, overwrite=True)
+    assert content(copy / "run") == content(whole / "run")
+
+
 def test_other_versions_are_noted(copy, monkeypatch):
     monkeypatch.setattr(job_module, "__version__", "9.9")
     (copy / "run" / "run.json").unlink()
@@ -287,10 +299,27 @@ def test_other_versions_are_noted(copy, monkeypatch):
     assert any("resumed with other versions: curate" in note and "→ 9.9" in note for note in record.notes)
 
 
-def test_the_wall_clock_decides_nothing(copy, whole, monkeypatch, no_workers):
-    moments = iter(range(10**9, 0, -1000))
-    monkeypatch.setattr(time, "time", lambda: next(moments))
-    (copy / "run" / MANIFEST).unlink()
-    record, _ = run(job(copy / "run", copy / "data"))
-    assert content(copy / "run") == content(whole / "run")
-    assert all(seconds >= 0 for seconds in record.timings.values())
+CLOCK = """
+import itertools, time
+true, calls = time.time, itertools.count()
+
+def backwards():
+    return true() - 3600 * (next(calls) // 50)
+
+time.time = backwards
+"""
+
+
+@pytest.mark.slow
+def test_a_clock_that_goes_backwards_decides_nothing(tmp_path, whole):
+    """In the driver and in each of Ray's Python processes it goes back by an hour, again and again."""
+    (tmp_path / "sitecustomize.py").write_text(CLOCK)
+    data, run = str(whole / "data" / "data.jsonl"), str(tmp_path / "run")
+    options = ["--model", "demo", "--shard-rows", "10", "--weight-samples", "20", "--max-error-rate", "0.1"]
+    command = [str(Path(sys.executable).parent / "curate"), "score", "--dataset", data, "--output", run, *options]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert content(tmp_path / "run") == content(whole / "run")
+    assert failing(tmp_path / "run") == {}
+    assert all(seconds >= 0 for seconds in read_record(tmp_path / "run").timings.values())
