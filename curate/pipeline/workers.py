@@ -161,8 +161,8 @@ class ScoreActor:
         deaths, _ = self.watch.take_up(key)
         if deaths >= SEEN_DEATHS_BEFORE_NO_LOADING:
             raise ConfigurationError(
-                f"--actors {plan.job.actors}: one was killed {deaths + 1} times while it loaded {plan.job.model.name}, as "
-                "when memory does not suffice; try fewer, the rows scored so far are kept"
+                f"--actors {plan.job.actors}: one was killed {deaths + 1} times while it loaded {plan.job.model.name}, "
+                "as when memory does not suffice; try fewer, the rows scored so far are kept"
             )
         weights = None
         if weights_folder is not None:
