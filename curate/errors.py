@@ -18,6 +18,11 @@ class CurateError(Exception):
         )
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or, of one without a message, its class."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 class ConfigurationError(CurateError):
     """An option, a file or a combination of them that cannot work; raised before any work is done."""
 

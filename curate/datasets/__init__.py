@@ -91,6 +91,10 @@ class Dataset:
     def stamp(self) -> str:
         """SHA-256 of the data files' sizes and times of change: a quick sign that they may have changed."""
         lines = []
+        if self.root is not None:
+            self.root.fs.invalidate_cache()  # or an object store's listing from before is read again
+            for folder in {file.parent for file in self.files} if len(self.files) > 1 else ():
+                list(folder.iterdir())  # one request for many files
         for file in self.files:
             stat = file.stat()
             lines.append(f"{file.name} {stat.st_size} {stat.st_mtime}\n")

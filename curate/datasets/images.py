@@ -16,7 +16,7 @@ from curate.errors import BadImagePath, CorruptImage, ImageBomb, MissingImage, W
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 MAX_PIXELS = 100_000_000
 MAX_BYTES = 256 * 2**20
-_NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
+_NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 
@@ -50,8 +50,9 @@ def image_bytes(value: object, root: UPath | None) -> bytes:
             raise ImageBomb(f"the image file has over {MAX_BYTES // 2**20} MiB")
         data = path.read_bytes()
     except OSError as error:
-        # Anything else, such as a disk or network that fails, is no fault of the row's.
-        if not isinstance(error, _NO_FILE) and error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+        # Anything else, such as a disk or network that fails or an object store's session that ended, is no fault of
+        # the row's.
+        if not isinstance(error, _NO_FILE) and error.errno not in (errno.EACCES, errno.ENAMETOOLONG, errno.ELOOP):
             raise
         raise MissingImage(f"no image file can be read at {_shown(value)} ({error.strerror})") from error
     if not data:

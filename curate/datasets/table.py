@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from curate.datasets.layout import Row
-from curate.errors import BadRow, ConfigurationError, DataError, MissingField, NotUtf8, SampleError
+from curate.errors import BadRow, ConfigurationError, DataError, MissingField, NotUtf8, SampleError, first_line
 from curate.storage import local_path
 
 SUFFIXES = (".parquet", ".arrow", ".jsonl")
@@ -24,7 +24,8 @@ class TableFile:
     """One file.
 
     Attributes:
-        text_columns: those of its columns that may hold text, and so paths.
+        text_columns: those of its columns that may hold text, and so paths; of Hugging Face's image structs those in
+            which `bytes` may be missing.
         anchors: for jsonl, the byte offset of every 128th line.
     """
 
@@ -97,11 +98,15 @@ def _inspect(path: UPath) -> TableFile:
                 groups = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
                 if sum(groups) != parquet.metadata.num_rows or min(groups, default=0) < 0:
                     raise pa.ArrowInvalid(f"{parquet.metadata.num_rows:,} rows, but {sum(groups):,} in its row groups")
-                return _described(path, sum(groups), parquet.schema_arrow)
+                return _described(path, sum(groups), parquet.schema_arrow, _structs_of_bytes(parquet.metadata))
         if path.suffix == ".arrow":
-            n_rows = sum(batch.num_rows for batch in _arrow_batches(path))
             with _arrow_reader(path) as reader:
-                return _described(path, n_rows, reader.schema)
+                schema = reader.schema
+            n_rows, whole = 0, {field.name for field in schema if pa.types.is_struct(field.type)}
+            for batch in _arrow_batches(path):
+                n_rows += batch.num_rows
+                whole = {name for name in whole if _holds_bytes(batch, name)}
+            return _described(path, n_rows, schema, whole)
         return _inspect_jsonl(path)
     # A reader fed hostile bytes may raise anything at all; every such error means the same here.
     except Exception as error:
@@ -109,13 +114,36 @@ def _inspect(path: UPath) -> TableFile:
 
 
 def _reason(error: Exception) -> str:
-    return str(error).partition("\n")[0][:200] or type(error).__name__
+    return first_line(error)[:200]
 
 
-def _described(path: UPath, n_rows: int, schema: pa.Schema) -> TableFile:
-    binary = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_struct)
-    text = tuple(field.name for field in schema if not any(test(field.type) for test in binary))
-    return TableFile(path, n_rows, tuple(schema.names), text)
+def _described(path: UPath, n_rows: int, schema: pa.Schema, structs_of_bytes: set[str]) -> TableFile:
+    binary = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
+    text = (field.name for field in schema if not any(test(field.type) for test in binary))
+    return TableFile(path, n_rows, tuple(schema.names), tuple(name for name in text if name not in structs_of_bytes))
+
+
+def _structs_of_bytes(metadata: pq.FileMetaData) -> set[str]:
+    """Struct columns whose `bytes` are there in every row, as far as the file counts them."""
+    found, missing = set(), set()
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            name, _, part = column.path_in_schema.rpartition(".")
+            if name and part == "bytes":
+                counts = column.statistics
+                known = counts is not None and counts.has_null_count and counts.null_count == 0
+                (found if known else missing).add(name)
+    return found - missing
+
+
+def _holds_bytes(batch: pa.RecordBatch, name: str) -> bool:
+    """Whether the struct column's `bytes` are there in every row of a batch."""
+    column = batch.column(name)
+    try:
+        column.validate()  # or to look into a hostile one may abort the process
+        return isinstance(column, pa.StructArray) and column.field("bytes").null_count == 0
+    except (pa.ArrowException, KeyError):
+        return False
 
 
 def _inspect_jsonl(path: UPath) -> TableFile:
@@ -206,8 +234,8 @@ def _parquet_batches(
                     if start < end:
                         yield start, end, BadRow(f"{path.name} is damaged here: a row group has too few rows")
                 except (pa.ArrowException, OSError) as error:
-                    # With a number, it is the disk or network that fails, and no fault of the rows'.
-                    if isinstance(error, OSError) and error.errno is not None:
+                    # Arrow's own OSError has no number. Any other is of the disk or network, and no fault of the rows'.
+                    if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
                         raise
                     yield start, end, BadRow(f"{path.name} is damaged here: {_reason(error)}")
             start = end

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all."""
 
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,7 +13,9 @@ from upath import UPath
 from curate.manifest.rows import groups
 from curate.storage import local_path
 
-GROUP_ROWS = 1 << 16
+# What a writer that was killed leaves behind.
+LITTER = re.compile(r"\..+\.\d+\.tmp")
+GROUP_ROWS = 1 << 14
 
 
 def write_atomically(path: UPath, write: Callable[[Path], object]) -> None:

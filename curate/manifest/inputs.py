@@ -1,14 +1,16 @@
 """`inputs.json`: what a run was begun with, so that it is only ever continued with the same."""
 
+import re
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from upath import UPath
 
-from curate.errors import DataError
+from curate.errors import DataError, first_line
 from curate.manifest.atomic import write_text
 
 INPUTS_FILE = "inputs.json"
+_HASH = re.compile("[0-9a-f]{64}")
 
 
 class RunInputs(BaseModel):
@@ -19,6 +21,7 @@ class RunInputs(BaseModel):
     arguments: dict[str, JsonValue]
     decides: dict[str, JsonValue] = Field(description="everything that decides a score or a shard's rows, by name")
     versions: dict[str, str]
+    other_versions: list[dict[str, str]] = Field(default=[], description="those of later sessions, where they differ")
 
     def differences(self, other: "RunInputs") -> list[str]:
         """What decides the scores and is not the same, as `name a ≠ b` for each."""
@@ -31,8 +34,7 @@ class RunInputs(BaseModel):
 
 
 def _shown(value: JsonValue) -> str:
-    text = str(value)
-    return text if len(text) <= 24 else text[:12] + "…"
+    return f"{value[:12]}…" if isinstance(value, str) and _HASH.fullmatch(value) else str(value)
 
 
 def write_inputs(run: UPath, inputs: RunInputs) -> None:
@@ -44,12 +46,14 @@ def read_inputs(run: UPath | Path) -> RunInputs | None:
     """What the run was begun with; None if none was.
 
     Raises:
-        DataError: the file is damaged.
+        DataError: the file is damaged, or cannot be read.
     """
     path = run / INPUTS_FILE
     try:
         return RunInputs.model_validate_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValidationError) as error:
-        raise DataError(f"{path} is damaged ({str(error).splitlines()[0]}); begin anew with --overwrite") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {first_line(error)}") from error
+    except ValidationError as error:
+        raise DataError(f"{path} is damaged ({first_line(error)}); begin anew with --overwrite") from error

@@ -1,5 +1,6 @@
 """Which ranges of a run are done: one shard each, made visible by its commit record."""
 
+import errno
 import hashlib
 import re
 from collections.abc import Iterable
@@ -9,10 +10,11 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 from upath import UPath
 
-from curate.errors import DataError
+from curate.errors import DataError, first_line
 from curate.fingerprint import file_sha256, text_sha256
 from curate.manifest.atomic import write_atomically, write_text
 from curate.manifest.record import SHARDS_FOLDER
+from curate.storage import local_path
 
 _RECORD = re.compile(r"\d{12}-\d{12}\.json")
 OWN_NAME = re.compile(r"\.?\d{12}-\d{12}\.(parquet|json)(\.\d+\.tmp)?")
@@ -100,11 +102,20 @@ def read_ledger(run: UPath) -> dict[int, Shard]:
 
 
 def is_whole(run: UPath, shard: Shard) -> bool:
-    """Whether the shard's file is there and is the one that was committed."""
+    """Whether the shard's file is there and is the one that was committed.
+
+    Raises:
+        DataError: it cannot be read now, which may pass, and is no reason to score the range again.
+    """
+    file = shard_file(run, shard)
     try:
-        return file_sha256(shard_file(run, shard)) == shard.sha256
-    except FileNotFoundError:  # another error may pass, and is no reason to score the range again
+        return file_sha256(file) == shard.sha256
+    except FileNotFoundError:
         return False
+    except OSError as error:
+        if error.errno == errno.EIO and local_path(file) is not None:  # a bad sector stays bad
+            return False
+        raise DataError(f"{file} cannot be read: {first_line(error)}") from error
 
 
 def read_shard(run: UPath, shard: Shard) -> pa.Table:
@@ -117,7 +128,7 @@ def read_shard(run: UPath, shard: Shard) -> pa.Table:
         with shard_file(run, shard).open("rb") as file:
             return pq.read_table(file)
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{shard_file(run, shard)} cannot be read: {str(error).splitlines()[0]}") from error
+        raise DataError(f"{shard_file(run, shard)} cannot be read: {first_line(error)}") from error
 
 
 def ledger_sha256(shards: Iterable[Shard]) -> str:

@@ -1,10 +1,10 @@
 """One writer at a time for each run folder."""
 
-import _thread
 import contextlib
 import fcntl
 import json
 import os
+import signal
 import socket
 import threading
 import uuid
@@ -77,12 +77,13 @@ def _lease(run: UPath) -> Iterator[None]:
             with contextlib.suppress(Exception):
                 if not held():
                     lost.set()
-                    _thread.interrupt_main()
+                    # A real signal, for one that is only simulated does not wake a thread that waits.
+                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                     return
                 beat(count)
 
     def held() -> bool:
-        return ours in (_read(lock) or ours)
+        return ours in (_read(lock) or "")
 
     _wait_for_silence(run, lock, stop)
     try:

@@ -12,7 +12,7 @@ from upath import UPath
 
 from curate.errors import ConfigurationError, DataError
 from curate.fingerprint import file_sha256
-from curate.manifest.atomic import write_batches, write_text
+from curate.manifest.atomic import LITTER, write_batches, write_text
 from curate.manifest.rank import rank_order, with_rank
 from curate.manifest.record import MANIFEST, RunRecord, read_record
 from curate.manifest.rows import scored_schema
@@ -128,10 +128,14 @@ def select(run: UPath, rule: Rule, output: UPath | None) -> tuple[UPath, Selecti
     if keep == 0:
         raise ConfigurationError(f"no row of {run} scores {rule.min_score} or more by {rule.by}")
     folder = output or run / "selections" / str(rule)
-    if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} <= _OWN):
+    left = list(folder.iterdir()) if folder.is_dir() else []
+    if any(path.name not in _OWN and not LITTER.fullmatch(path.name) for path in left) or folder.is_file():
         raise ConfigurationError(f"{folder} holds something else; choose another --output")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for path in left:
+            if LITTER.fullmatch(path.name):
+                path.unlink(missing_ok=True)
     except OSError as error:
         raise ConfigurationError(f"--output {folder} cannot be made: {error.strerror}") from error
     rows = select_rows(read_tables(run, MANIFEST, _columns(rule.by).names), keep, rule.by, Path(gettempdir()))

@@ -12,7 +12,7 @@ from curate.manifest.rows import groups
 
 # Rows of a run take about 250 bytes each, and sorting holds a few copies of them. Blocks are small because the merge
 # holds back up to one of every run, and not smaller because each is a read of its own.
-RUN_ROWS, BLOCK_ROWS = 1 << 18, 1 << 10
+RUN_ROWS, BLOCK_ROWS = 1 << 15, 1 << 7
 
 Order = list[tuple[str, str]]
 

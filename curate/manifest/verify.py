@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
-from curate.errors import DataError
+from curate.errors import DataError, first_line
 from curate.fingerprint import file_sha256
 from curate.manifest.ledger import is_whole, ledger_sha256, read_ledger
 from curate.manifest.rank import READ_ROWS, rank_order, with_rank
@@ -50,7 +50,7 @@ def _readable(path: UPath) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+        raise DataError(f"{path} cannot be read: {first_line(error)}") from error
 
 
 def verify_run(run: UPath) -> list[Check]:

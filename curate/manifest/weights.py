@@ -10,7 +10,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 from upath import UPath
 
-from curate.errors import ConfigurationError
+from curate.errors import ConfigurationError, first_line
 from curate.fingerprint import file_sha256
 from curate.manifest.atomic import write_atomically, write_text
 from curate.manifest.record import WEIGHTS_FOLDER
@@ -77,8 +77,8 @@ def read_weights(folder: UPath) -> tuple[Float[Tensor, " d_sae"], WeightsRecord]
         record = WeightsRecord.model_validate_json((folder / WEIGHTS_RECORD).read_text(encoding="utf-8"))
         tensors = load((folder / WEIGHTS_FILE).read_bytes())
         weight = tensors["weight"]
-    except (OSError, ValidationError, SafetensorError, KeyError, UnicodeDecodeError) as error:
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    except (FileNotFoundError, NotADirectoryError, ValidationError, SafetensorError, KeyError, ValueError) as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
         raise ConfigurationError(f"{folder} does not hold whole feature weights ({reason})") from error
     if file_sha256(folder / WEIGHTS_FILE) != record.sha256:
         raise ConfigurationError(f"{folder / WEIGHTS_FILE} is not the file that {WEIGHTS_RECORD} describes")

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from curate.errors import ConfigurationError
+from curate.errors import ConfigurationError, first_line
 from curate.fingerprint import files_sha256
 from curate.hub import fetch
 from curate.models import llava_next
@@ -59,7 +59,7 @@ def inspect_model(name: str) -> ModelInfo:
         raise
     # transformers checks configs with errors of many libraries; each means that this one cannot be used.
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise ConfigurationError(f"--model {name}: config.json cannot be used: {reason}") from error
     d_model, n_layers, context = sizes
     return ModelInfo(

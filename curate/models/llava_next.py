@@ -14,7 +14,7 @@ from transformers import AutoConfig, LlavaNextConfig, LlavaNextModel, LlavaNextP
 from transformers import logging as transformers_logging
 from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape, unpad_image
 
-from curate.errors import ConfigurationError, ImageShape, ReservedToken, TooLong
+from curate.errors import ConfigurationError, ImageShape, ReservedToken, TooLong, first_line
 from curate.models.family import Family, ModelInfo, ModelInputs
 
 TEXT_MODELS = ("mistral", "llama", "qwen2")
@@ -107,7 +107,7 @@ def load_builder(info: ModelInfo) -> LlavaNextBuilder:
         processor = LlavaNextProcessor.from_pretrained(info.path, backend="pil", local_files_only=True)
     # A tokenizer or processor file may be missing, damaged, or need a library that is not there.
     except Exception as error:
-        raise ConfigurationError(f"{info.path} has no whole processor: {str(error).splitlines()[0]}") from error
+        raise ConfigurationError(f"{info.path} has no whole processor: {first_line(error)}") from error
     if not processor.chat_template:
         raise ConfigurationError(f"{info.path} has no chat template (chat_template.jinja)")
     # Facts of the model, which old processor files lack; without the CLS token every count is wrong by one.
@@ -170,7 +170,7 @@ def load_model(info: ModelInfo, hook_layer: int, dtype: torch.dtype, device: str
             )
     except Exception as error:
         # safetensors, transformers and torch each have their own errors for a damaged file.
-        raise ConfigurationError(f"{info.path} cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise ConfigurationError(f"{info.path} cannot be loaded: {first_line(error)}") from error
     model, report = loaded
     if missing := sorted(report["missing_keys"]):
         raise ConfigurationError(f"{info.path} lacks weights: {', '.join(missing[:5])}{' …' if missing[5:] else ''}")

@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 
-from curate.errors import ConfigurationError
+from curate.errors import ConfigurationError, first_line
 from curate.pipeline.job import Plan, ScoreJob
 
 _BLOCK_BYTES = 32 * 2**20
@@ -41,12 +41,13 @@ def local_or_remote_ray(job: ScoreJob, the_plan: Plan) -> Iterator[None]:
             ray.init(address=job.address or "local", **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         where = f"the Ray cluster at {job.address}" if job.address else "Ray on this machine"
-        raise ConfigurationError(f"{where} did not answer: {str(error).splitlines()[0]}") from error
+        raise ConfigurationError(f"{where} did not answer: {first_line(error)}") from error
     try:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)
         _check_resources(job, the_plan)
         context = ray.data.DataContext.get_current()
+        context.raise_original_map_exception = True
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         context.target_max_block_size = _BLOCK_BYTES

@@ -26,7 +26,7 @@ from curate.pipeline.session import Session
 
 def finish(session: Session, weights: WeightsRecord | None) -> RunRecord:
     """Rank and record the run, unless it stands as recorded."""
-    if session.kept == len(session.shards) and (record := _standing_record(session)) is not None:
+    if not session.written and (record := _standing_record(session)) is not None:
         return record
     shards = list(session.shards.values())
     with session.timed("rank"):
@@ -44,7 +44,9 @@ def _standing_record(session: Session) -> RunRecord | None:
         same = all(file_sha256(session.run / name) == file.sha256 for name, file in record.files.items())
     except (DataError, OSError):
         return None
-    return record if same and record.shards.sha256 == ledger_sha256(session.shards.values()) else None
+    same &= record.shards.sha256 == ledger_sha256(session.shards.values())
+    same &= record.hashes.dataset == session.plan.dataset_sha256
+    return record if same else None
 
 
 def _record(session: Session, totals: Totals, weights: WeightsRecord | None) -> RunRecord:
@@ -82,7 +84,9 @@ def _record(session: Session, totals: Totals, weights: WeightsRecord | None) -> 
         timings=session.timings,
         notes=[*the_plan.notes, *session.notes],
         shards=ShardsRecord(
-            count=len(session.shards), kept=session.kept, sha256=ledger_sha256(session.shards.values())
+            count=len(session.shards),
+            kept=len(session.shards) - len(session.written),
+            sha256=ledger_sha256(session.shards.values()),
         ),
         files={
             name: FileRecord(sha256=file_sha256(run / name), bytes=(run / name).stat().st_size, rows=rows)

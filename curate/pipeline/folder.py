@@ -1,22 +1,21 @@
 """A run's folder at the beginning of a session: new, or found with what an earlier session left."""
 
-import re
 import shutil
 
 from upath import UPath
 
-from curate.errors import ConfigurationError, WorkerLost
+from curate.errors import ConfigurationError, DataError, WorkerLost
+from curate.manifest.atomic import LITTER
 from curate.manifest.inputs import INPUTS_FILE, RunInputs, read_inputs, write_inputs
 from curate.manifest.ledger import OWN_NAME, Shard, is_whole, read_ledger, read_shard, withdraw
 from curate.manifest.lock import LOCK
 from curate.manifest.record import MANIFEST, QUARANTINE, RUN_FILE, SHARDS_FOLDER, WEIGHTS_FOLDER
-from curate.pipeline.job import Plan, versions
+from curate.pipeline.job import Plan
 from curate.pipeline.session import Progress, Report
 from curate.storage import local_path
 
 SELECTIONS = "selections"
 _OWN = {LOCK, INPUTS_FILE, RUN_FILE, MANIFEST, QUARANTINE, SHARDS_FOLDER, WEIGHTS_FOLDER, SELECTIONS}
-_LITTER = re.compile(r"\..+\.\d+\.tmp")
 
 
 def check_output(run: UPath, overwrite: bool) -> None:
@@ -29,7 +28,7 @@ def check_output(run: UPath, overwrite: bool) -> None:
         return
     if not run.is_dir():
         raise ConfigurationError(f"--output {run} is a file; name a folder")
-    names = {path.name for path in run.iterdir() if path.name != LOCK and not _LITTER.fullmatch(path.name)}
+    names = {path.name for path in run.iterdir() if path.name != LOCK and not LITTER.fullmatch(path.name)}
     begun = INPUTS_FILE in names and (run / INPUTS_FILE).is_file()
     # Files of others are nobody's business, unless they would be taken for the run's or removed.
     ours = names <= _OWN and (begun or (names <= {SHARDS_FOLDER} and _only_shards(run / SHARDS_FOLDER)))
@@ -64,6 +63,9 @@ def open_folder(run: UPath, wanted: RunInputs, overwrite: bool) -> RunInputs:
             f"{run} holds a run with other inputs ({'; '.join(differences)}): choose another --output, or replace it "
             "with --overwrite"
         )
+    if wanted.versions not in (begun.versions, *begun.other_versions):
+        begun = begun.model_copy(update={"other_versions": [*begun.other_versions, wanted.versions]})
+        write_inputs(run, begun)
     return begun
 
 
@@ -73,11 +75,11 @@ def _sweep(run: UPath, everything: bool) -> None:
     for path in sorted(run.iterdir(), key=lambda path: path.name == INPUTS_FILE):
         if path.name == LOCK:
             continue
-        if everything or _LITTER.fullmatch(path.name):
+        if everything or LITTER.fullmatch(path.name):
             _remove(path)
         elif path.name in (SHARDS_FOLDER, WEIGHTS_FOLDER):
             for inner in list(path.iterdir()):
-                if _LITTER.fullmatch(inner.name):
+                if LITTER.fullmatch(inner.name):
                     inner.unlink()
 
 
@@ -95,35 +97,47 @@ def sound_shards(the_plan: Plan, run: UPath, begun: RunInputs, report: Report) -
 
     A shard is kept if its file is as committed. Where the data files looked otherwise then, or images lie in files
     of their own, which no fingerprint covers, its rows must also be those that the data hold now.
+
+    Raises:
+        DataError: a row that was scored has no content any more, or a file cannot be read; nothing is withdrawn.
     """
     shards, notes = read_ledger(run), []
-    damaged = changed = 0
-    committed = list(shards.values())
-    for done, shard in enumerate(committed):
-        report(Progress("check", done, len(committed)))
-        whole = is_whole(run, shard)
+    damaged, changed = [], []
+    for done, shard in enumerate(shards.values()):
+        report(Progress("check", done, len(shards)))
         compare = the_plan.dataset.images_apart or shard.data_stamp != the_plan.data_stamp
-        if whole and not (compare and _differs(the_plan, run, shard)):
-            continue
-        damaged, changed = damaged + (not whole), changed + whole
+        if not is_whole(run, shard):
+            damaged.append(shard)
+        elif compare and differs(the_plan, run, shard):
+            changed.append(shard)
+    for shard in damaged + changed:
         withdraw(run, shard)
         del shards[shard.start]
     if damaged:
-        notes.append(f"shards damaged on disk and scored again: {damaged:,}")
+        notes.append(f"shards damaged on disk and scored again: {len(damaged):,}")
     if changed:
-        notes.append(f"shards whose data had changed, scored again: {changed:,}")
-    if (now := versions()) != begun.versions:
-        changes = ((name, begun.versions.get(name), now[name]) for name in now)
+        notes.append(f"shards whose data had changed, scored again: {len(changed):,}")
+    for other in begun.other_versions:
+        changes = ((name, begun.versions.get(name), other[name]) for name in other)
         others = ", ".join(f"{name} {before} → {after}" for name, before, after in changes if before != after)
         notes.append(f"resumed with other versions: {others}")
     return shards, notes
 
 
-def _differs(the_plan: Plan, run: UPath, shard: Shard) -> bool:
-    """Whether a row's id is another than when it was scored; of a row that took its worker down, none is known."""
+def differs(the_plan: Plan, run: UPath, shard: Shard) -> bool:
+    """Whether a row's id is another than when it was scored; of a row that took its worker down, none is known.
+
+    Raises:
+        DataError: a row that was scored has no content any more.
+    """
     now = dict(the_plan.dataset.sample_ids(range(shard.start, shard.stop)))
-    return any(
-        row["sample_id"] != now.get(row["source_row"])
-        for row in read_shard(run, shard).to_pylist()
-        if row.get("error") != WorkerLost.__name__
-    )
+    found = False
+    for row in read_shard(run, shard).to_pylist():
+        source_row, error = row["source_row"], row.get("error")
+        if error is None and now.get(source_row) is None:
+            raise DataError(
+                f"row {source_row:,} was scored, and has no content any more: is an image missing, or a folder not "
+                f"mounted? Put it back; or score the data as they are now with --overwrite"
+            )
+        found |= error != WorkerLost.__name__ and row["sample_id"] != now.get(source_row)
+    return found

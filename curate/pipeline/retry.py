@@ -14,7 +14,7 @@ from curate.manifest.lock import locked
 from curate.manifest.record import RunRecord
 from curate.pipeline.job import Plan, ScoreJob, inputs, plan
 from curate.pipeline.score import execute
-from curate.pipeline.session import Progress, Report, Session
+from curate.pipeline.session import Progress, Report, Session, resumable
 from curate.pipeline.stream import Range
 from curate.storage import location
 
@@ -36,7 +36,8 @@ def retry(job: ScoreJob, report: Report, announce: Callable[[Plan, int], None]) 
     if read_inputs(run) is None:
         raise ConfigurationError(f"{run} is not a run folder")
     the_plan = plan(job)
-    with locked(run):
+    go_on = f"curate retry {run}"
+    with locked(run), resumable(go_on):
         begun = read_inputs(run)
         assert begun is not None
         shards = read_ledger(run)
@@ -46,7 +47,7 @@ def retry(job: ScoreJob, report: Report, announce: Callable[[Plan, int], None]) 
         rows = {shard: _quarantined_rows(run, shard) for shard in shards.values() if shard.quarantined}
         announce(the_plan, sum(map(len, rows.values())))
         # The run was stopped over these rows, or had room for them; either way all are to be tried.
-        session = Session(the_plan, run, shards, report, error_budget=float("inf"))
+        session = Session(the_plan, run, shards, report, float("inf"), go_on)
         bounds = list(pairwise(accumulate(map(len, rows.values()), initial=0)))
         shard_of = dict(zip((start for start, _ in bounds), rows, strict=True))
 

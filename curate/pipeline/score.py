@@ -1,21 +1,22 @@
 """The scoring run: open or resume its folder, stream the missing ranges, commit each, rank, record."""
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 
 from curate.datasets import Dataset
-from curate.errors import ConfigurationError, CurateError, DataError, RunStopped
+from curate.errors import ConfigurationError, CurateError, DataError, RunStopped, first_line
 from curate.manifest.ledger import commit
 from curate.manifest.lock import locked
 from curate.manifest.record import WEIGHTS_FOLDER, RunRecord
 from curate.manifest.weights import WeightsRecord, read_weights
 from curate.pipeline.cluster import local_or_remote_ray
 from curate.pipeline.finish import finish
-from curate.pipeline.folder import check_output, open_folder, sound_shards
+from curate.pipeline.folder import check_output, differs, open_folder, sound_shards
 from curate.pipeline.job import Plan, ScoreJob, inputs, plan
-from curate.pipeline.session import Progress, Report, Session
+from curate.pipeline.session import Progress, Report, Session, resumable
 from curate.pipeline.stream import Arrived, Range, score_ranges
 from curate.pipeline.weights import make_weights
 from curate.storage import location
@@ -37,11 +38,14 @@ def score(job: ScoreJob, report: Report, announce: Callable[[Plan, int], None], 
     run = location(job.output)
     check_output(run, overwrite)
     the_plan = plan(job, overwrite)
-    with locked(run):
+    go_on = f"curate score --resume {run}"
+    with locked(run), resumable(go_on):
+        check_output(run, overwrite)  # hashing may have taken hours
         begun = open_folder(run, inputs(the_plan), overwrite)
         shards, notes = sound_shards(the_plan, run, begun, report)
         step, total = job.shard_rows, len(the_plan.dataset)
-        session = Session(the_plan, run, shards, report, job.max_error_rate * total, notes)
+        budget = math.floor(job.max_error_rate * total + 1e-9)  # 29 of 100 are not more than 0.29
+        session = Session(the_plan, run, shards, report, budget, go_on, notes)
         announce(the_plan, session.rows)
         ranges = [(start, min(start + step, total)) for start in range(0, total, step) if start not in shards]
 
@@ -133,15 +137,16 @@ def _refuse_other_weights(session: Session, weights: WeightsRecord) -> None:
 
 def _refuse_changed_data(session: Session) -> None:
     """A quick look for a sign of change; where there is one, the content decides."""
-    plan = session.plan
-    if plan.dataset.stamp() != plan.data_stamp:
-        now = plan.dataset.fingerprint()
-        if now != plan.dataset_sha256:
-            raise DataError(
-                f"the input files changed during the run (data hash {plan.dataset_sha256[:12]}… ≠ {now[:12]}…): put "
-                f"them back and go on with: curate score --resume {session.run}, which scores again what was read from "
-                "the changed ones; or begin anew with --overwrite"
-            )
+    plan, wanted = session.plan, session.plan.dataset_sha256[:12]
+    again = f"curate score --resume {session.run}, which scores again what was read from the changed ones"
+    if plan.dataset.stamp() != plan.data_stamp and (now := plan.dataset.fingerprint()) != plan.dataset_sha256:
+        raise DataError(
+            f"the input files changed during the run (data hash {wanted}… ≠ {now[:12]}…): put them back and go on "
+            f"with: {again}; or begin anew with --overwrite"
+        )
+    written = (session.shards[start] for start in session.written)
+    if any(shard.data_stamp != plan.data_stamp and differs(plan, session.run, shard) for shard in written):
+        raise DataError(f"the input files changed during the run, and were put back; go on with: {again}")
 
 
 @contextlib.contextmanager
@@ -150,26 +155,19 @@ def _one_line(session: Session) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as signal:
-        raise type(signal)(f"interrupted: {_how_to_resume(session)}") from None
-    except RunStopped as error:
-        raise RunStopped(f"{error}; {_how_to_resume(session)}") from error
-    except CurateError:
-        raise
+        raise type(signal)(f"interrupted: {_how_to_go_on(session)}") from None
     # Ray, the disk, an object store's client: each has errors of its own, and after weeks of work none may be all
     # that is left of a run. `--debug` shows where it came from.
     except Exception as error:
         cause = getattr(error, "cause", None) or error
-        if isinstance(cause, CurateError):
+        if isinstance(cause, CurateError) and not isinstance(cause, RunStopped):
             raise cause from error
-        last = [line.strip() for line in str(cause).splitlines() if line.strip()][-1:] or [type(cause).__name__]
-        raise RunStopped(f"the run failed: {last[0]}; {_how_to_resume(session)}") from error
+        what = str(cause) if isinstance(cause, RunStopped) else f"the run failed: {first_line(cause)}"
+        raise RunStopped(f"{what}; {_how_to_go_on(session)}") from error
 
 
-def _how_to_resume(session: Session) -> str:
-    return (
-        f"{session.rows:,} of {len(session.plan.dataset):,} rows are kept; go on with: "
-        f"curate score --resume {session.run}"
-    )
+def _how_to_go_on(session: Session) -> str:
+    return f"{session.rows:,} of {len(session.plan.dataset):,} rows are kept; go on with: {session.go_on}"
 
 
 def _commonest(record: RunRecord) -> str:

@@ -26,6 +26,17 @@ class Progress:
 Report = Callable[[Progress], None]
 
 
+@contextlib.contextmanager
+def resumable(go_on: str) -> Iterator[None]:
+    """Let a signal's message, where it has none yet, say by which command to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as signal:
+        if str(signal):
+            raise
+        raise type(signal)(f"interrupted; go on with: {go_on}") from None
+
+
 @dataclass
 class Session:
     """One process's work on a run, whose folder it holds.
@@ -33,8 +44,9 @@ class Session:
     Attributes:
         shards: the ledger, by start; grows as ranges are committed.
         error_budget: how many rows may be quarantined before the run stops.
+        go_on: the command that goes on where this session is cut off.
         notes: what a reader of the scores should know, beside the plan's notes.
-        kept: how many shards were there when the session began.
+        written: starts of the shards that this session committed.
         rows: of all shards; quarantined: those of them that could not be scored.
     """
 
@@ -43,15 +55,15 @@ class Session:
     shards: dict[int, Shard]
     report: Report
     error_budget: float
+    go_on: str
     notes: list[str] = field(default_factory=list)
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     timings: dict[str, float] = field(default_factory=dict)
-    kept: int = field(init=False)
+    written: set[int] = field(default_factory=set)
     rows: int = field(init=False)
     quarantined: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.kept = len(self.shards)
         self.rows = sum(shard.rows for shard in self.shards.values())
         self.quarantined = sum(shard.quarantined for shard in self.shards.values())
 
@@ -61,6 +73,7 @@ class Session:
         self.rows += shard.rows - (before.rows if before else 0)
         self.quarantined += shard.quarantined - (before.quarantined if before else 0)
         self.shards[shard.start] = shard
+        self.written.add(shard.start)
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:

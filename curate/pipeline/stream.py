@@ -10,7 +10,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
 from curate.datasets import Dataset
-from curate.errors import RunStopped
+from curate.errors import RunStopped, first_line
 from curate.pipeline.job import Plan
 from curate.pipeline.watch import suspect_list
 from curate.pipeline.workers import PrepareWorker, ScoreActor, check, from_bytes
@@ -22,7 +22,10 @@ _MOST_BLOCKS = 4096
 
 @dataclass(frozen=True)
 class Arrived:
-    """Rows that came out of the workers: scored and quarantined ones, and their tokens."""
+    """Rows that came out of the workers: scored and quarantined ones, and their tokens.
+
+    Negative where they are forgotten, for their range has to be streamed again.
+    """
 
     rows: int
     tokens: int
@@ -82,7 +85,7 @@ def score_ranges(
             failure = error
         idle_attempts = 0 if len(left) < before else idle_attempts + 1
         if left and idle_attempts == _ATTEMPTS_WITHOUT_PROGRESS:
-            why = f" ({str(failure).strip().splitlines()[-1]})" if failure else ""
+            why = f" ({first_line(failure)})" if failure else ""
             raise RunStopped(f"{len(left):,} ranges of rows came back from no worker{why}") from failure
 
 
@@ -106,26 +109,31 @@ def _stream(
     )
     unfinished: dict[int, tuple[set[int], list[pa.Table]]] = {}
     blocks: Iterator[Any] = iter(scored.iter_batches(batch_size=None, batch_format="pyarrow"))
-    for block in blocks:
-        for row in block.to_pylist():
-            check(row["kind"], row["payload"])
-            start, rows = row["start"], from_bytes(row["payload"])
-            if start not in left:
-                continue  # whole already: these rows come for a second time
-            seen, tables = unfinished.setdefault(start, (set(), []))
-            rows = rows.filter([source_row not in seen for source_row in rows["source_row"].to_pylist()])
-            seen.update(rows["source_row"].to_pylist())
-            tables.append(rows)
-            arrived(_arrived(rows))
-            if len(seen) == left[start] - start:
-                del unfinished[start]
-                if not commit((start, left[start]), pa.concat_tables(tables, promote_options="default")):
-                    return False
-    return True
+    try:
+        for block in blocks:
+            for row in block.to_pylist():
+                check(row["kind"], row["payload"])
+                start, rows = row["start"], from_bytes(row["payload"])
+                if start not in left:
+                    continue  # whole already: these rows come for a second time
+                seen, tables = unfinished.setdefault(start, (set(), []))
+                rows = rows.filter([source_row not in seen for source_row in rows["source_row"].to_pylist()])
+                seen.update(rows["source_row"].to_pylist())
+                tables.append(rows)
+                arrived(_arrived(rows))
+                if len(seen) == left[start] - start:
+                    del unfinished[start]
+                    if not commit((start, left[start]), pa.concat_tables(tables, promote_options="default")):
+                        return False
+        return True
+    finally:
+        for _, tables in unfinished.values():
+            for rows in tables:
+                arrived(_arrived(rows, times=-1))
 
 
-def _arrived(rows: pa.Table) -> Arrived:
+def _arrived(rows: pa.Table, times: int = 1) -> Arrived:
     counts = [rows[name] for name in ("n_text_tokens", "n_image_tokens") if name in rows.column_names]
     tokens = sum(int(count.drop_null().to_numpy().sum()) for count in counts)
     quarantined = rows.num_rows - rows["error"].null_count if "error" in rows.column_names else 0
-    return Arrived(rows.num_rows, tokens, quarantined)
+    return Arrived(times * rows.num_rows, times * tokens, times * quarantined)

@@ -9,6 +9,8 @@ from collections.abc import Hashable, Iterator
 import ray
 from ray.actor import ActorHandle
 
+from curate.errors import RunStopped
+
 # A worker may die by chance, and by chance twice over one piece of work. That the same sample is in hand each time
 # is no chance. The first death over a piece of work goes unseen: only replacements of dead workers tell.
 STRIKES = 2
@@ -65,8 +67,9 @@ class SuspectList:
         return self._in_hand.get(key)
 
     def put_down(self, key: Hashable) -> None:
-        """The worker is past what it had in hand, and may wait."""
+        """The worker is past what it had in hand, and may wait; deaths before were not over this."""
         self._in_hand.pop(key, None)
+        self._deaths.pop(key, None)
 
 
 def suspect_list() -> ActorHandle:
@@ -75,16 +78,32 @@ def suspect_list() -> ActorHandle:
 
 
 class Watch:
-    """A worker's side of the suspect list.
-
-    Attributes:
-        worker: its id, which its replacements inherit; None outside Ray.
-    """
+    """A worker's side of the suspect list."""
 
     def __init__(self, suspects: ActorHandle | None) -> None:
         self._suspects = suspects
-        self.worker = None if suspects is None else ray.get_runtime_context().get_actor_id()
         self._replaces_dead = suspects is not None and ray.get_runtime_context().was_current_actor_reconstructed
+
+    @contextlib.contextmanager
+    def loading(self, option: str) -> Iterator[None]:
+        """Refuse to load what this worker's predecessors, one after the other, died of; Ray would go on for ever.
+
+        Args:
+            option: what to lower where memory does not suffice.
+
+        Raises:
+            RunStopped: they did.
+        """
+        # A worker's replacements inherit its id.
+        key = ("load", ray.get_runtime_context().get_actor_id() if self._replaces_dead else None)
+        deaths, _ = self.take_up(key)
+        if deaths >= SEEN_DEATHS_BEFORE_NO_LOADING:
+            raise RunStopped(
+                f"a worker was killed {deaths + 1} times while it loaded its model or tokenizer, as when memory does "
+                f"not suffice: try fewer {option}"
+            )
+        yield
+        self.put_down(key)
 
     def take_up(self, key: Hashable) -> tuple[int, list[int]]:
         """Deaths seen over this piece of work, and the samples of it to leave out."""

@@ -11,20 +11,14 @@ import torch
 from ray.actor import ActorHandle
 
 from curate.datasets import Dataset
-from curate.errors import ConfigurationError, CurateError, DataError, WorkerLost
+from curate.errors import CurateError, DataError, RunStopped, WorkerLost
 from curate.manifest.rows import QuarantineRow, ScoredRow, quarantine_table, scored_table
 from curate.manifest.weights import read_weights
 from curate.metrics.weights import FeatureWeights, TopTokens
 from curate.models.family import CutModel, InputBuilder
 from curate.pipeline.job import Plan, worker_threads
 from curate.pipeline.transport import pack, unpack
-from curate.pipeline.watch import (
-    SEEN_DEATHS_BEFORE_NO_LOADING,
-    SEEN_DEATHS_BEFORE_ONE_BY_ONE,
-    STRIKES,
-    Watch,
-    deadline,
-)
+from curate.pipeline.watch import SEEN_DEATHS_BEFORE_ONE_BY_ONE, STRIKES, Watch, deadline
 from curate.sae.dictionary import Dictionary, load_dictionary
 from curate.scoring.memory import FittingScorer, is_out_of_memory
 from curate.scoring.prepare import Prepared, prepare, quarantined, token_batches
@@ -74,10 +68,10 @@ def check(kind: str, payload: bytes) -> None:
     """Raise the error that a row carries, if it does.
 
     Raises:
-        ConfigurationError: it does.
+        RunStopped: it does.
     """
     if kind == FAILURE:
-        raise ConfigurationError(payload.decode())
+        raise RunStopped(payload.decode())
 
 
 class PrepareWorker:
@@ -89,7 +83,11 @@ class PrepareWorker:
     def __init__(self, plan: Plan, dataset: Dataset, suspects: ActorHandle | None = None) -> None:
         torch.set_num_threads(1)
         self.plan, self.dataset, self.watch = plan, dataset, Watch(suspects)
-        self.builder = attempt(lambda: plan.model.family.load_builder(plan.model))
+        self.builder = attempt(lambda: self._load(plan))
+
+    def _load(self, plan: Plan) -> InputBuilder:
+        with self.watch.loading("--prepare-workers"):
+            return plan.model.family.load_builder(plan.model)
 
     def __call__(self, ranges: Columns) -> Iterator[Columns]:
         builder, parameters = self.builder, self.plan.job.parameters
@@ -156,20 +154,11 @@ class ScoreActor:
         self.scorer = attempt(lambda: self._load(plan, weights_folder))
 
     def _load(self, plan: Plan, weights_folder: str | None) -> FittingScorer:
-        # Ray would replace it for ever.
-        key = ("load", self.watch.worker)
-        deaths, _ = self.watch.take_up(key)
-        if deaths >= SEEN_DEATHS_BEFORE_NO_LOADING:
-            raise ConfigurationError(
-                f"--actors {plan.job.actors}: one was killed {deaths + 1} times while it loaded {plan.job.model.name}, "
-                "as when memory does not suffice; try fewer, the rows scored so far are kept"
-            )
         weights = None
-        if weights_folder is not None:
-            weights = read_weights(location(weights_folder))[0].to(plan.device)
-        scorer = FittingScorer(Scorer(*load(plan), plan.job.parameters, weights))
-        self.watch.put_down(key)
-        return scorer
+        with self.watch.loading("--actors"):
+            if weights_folder is not None:
+                weights = read_weights(location(weights_folder))[0].to(plan.device)
+            return FittingScorer(Scorer(*load(plan), plan.job.parameters, weights))
 
     def __call__(self, block: Columns) -> Columns:
         scorer, kinds, payloads = self.scorer, [], []
@@ -191,7 +180,7 @@ class ScoreActor:
         """The batch's rows. After several deaths over it, its samples go one by one to find the one to blame."""
         key, seconds = ("score", batch[0].source_row), self.plan.job.sample_timeout
         deaths, lost = self.watch.take_up(key)
-        if deaths < SEEN_DEATHS_BEFORE_ONE_BY_ONE:
+        if deaths < SEEN_DEATHS_BEFORE_ONE_BY_ONE and not lost:
             with deadline(seconds * len(batch)):
                 rows = scorer.score(batch)
             self.watch.put_down(key)
@@ -246,7 +235,7 @@ class WeightsActor:
 
     def _share(self) -> WeightsPass:
         if isinstance(self.share, Failure):
-            raise ConfigurationError(self.share.message)
+            raise RunStopped(self.share.message)
         return self.share
 
     def progress(self) -> int:

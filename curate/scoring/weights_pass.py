@@ -33,7 +33,7 @@ class WeightsPass:
 
     @torch.inference_mode()
     def add(self, sample: Prepared) -> None:
-        """Run a sample through the model and keep what is strongest; one that is not finite is left out.
+        """Run a sample through the model and keep what is strongest; what is not finite is left out.
 
         Each runs alone, so that weights do not depend on the batch size: which of two nearly equal tokens is
         among the K strongest may move a weight by any amount.
@@ -46,7 +46,8 @@ class WeightsPass:
         index = self.first_token[sample.source_row] + torch.arange(len(hidden), device=hidden.device)
         for part in token_chunks(len(hidden), self.dictionary.d_sae):
             z = self.dictionary.encode(hidden[part])
-            for top, mask in ((text, ~is_image[part]), (image, is_image[part])):
+            finite = z.amax(dim=1).isfinite()
+            for top, mask in ((text, finite & ~is_image[part]), (image, finite & is_image[part])):
                 if bool(mask.any()):
                     top.add(z[mask], hidden[part][mask], index[part][mask])
         self.n_samples += 1

@@ -226,3 +226,43 @@ def test_what_cannot_be_opened_is_refused_in_one_line(tmp_path, spec, message):
         open_dataset(DatasetSpec.model_validate(filled))
     assert isinstance(caught.value, ConfigurationError | DataError)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+def test_images_apart_are_noticed_in_structs_too(tmp_path, suffix):
+    def apart(*images) -> bool:
+        table = pa.table({**dict.fromkeys(("question", "chosen", "rejected"), ["a"] * len(images)), "image": images})
+        if suffix == "parquet":
+            pq.write_table(table, tmp_path / "data.parquet", row_group_size=1)
+        else:
+            with pa.ipc.new_file(tmp_path / "data.arrow", table.schema) as writer:
+                writer.write_table(table, max_chunksize=1)
+        return open_dataset(DatasetSpec(name=str(tmp_path / f"data.{suffix}"))).images_apart
+
+    embedded, beside = {"bytes": b"x", "path": "1.png"}, {"bytes": None, "path": "2.png"}
+    assert not apart(embedded, embedded)
+    assert apart(embedded, beside)
+    assert apart(beside, embedded)
+
+
+@pytest.mark.parametrize("error", [TimeoutError(), OSError(5, "Input/output error"), OSError("Couldn't deserialize")])
+def test_a_disk_or_network_that_fails_is_no_fault_of_the_rows(tmp_path, monkeypatch, error):
+    row = {**dict.fromkeys(("question", "chosen", "rejected"), "a"), "image": "1.png"}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "data.parquet")
+    (tmp_path / "1.png").write_bytes(b"x")
+    dataset = open_dataset(DatasetSpec(name=str(tmp_path / "data.parquet")))
+
+    def fails(*_, **__):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pq.ParquetFile, "iter_batches", fails)
+        if error.errno is None and type(error) is OSError:  # Arrow's own: the file is damaged
+            assert "damaged here" in str(next(dataset.samples([0]))[1])
+        else:
+            with pytest.raises(type(error)):
+                next(dataset.samples([0]))
+    with monkeypatch.context() as patch:
+        patch.setattr(type(dataset.root / "1.png"), "read_bytes", fails)
+        with pytest.raises(OSError):  # noqa: PT011
+            next(dataset.samples([0]))

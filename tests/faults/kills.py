@@ -54,16 +54,21 @@ class Killer:
             victim = process if process.poll() is None else None
         if victim is None:
             return False
-        shards = len(list(self.run.glob("shards/*.json")))
-        ranked = ", ranked" if (self.run / "manifest.parquet").exists() else ""
         try:
+            victim.send_signal(signal.SIGSTOP)
+            found = self._found()
             victim.kill()
         except psutil.NoSuchProcess:
             return False
-        self.kills.append(f"{what} with {shards} shards{ranked}")
+        self.kills.append(f"{what} with {found}")
         if victim is process:
             process.wait()
         return True
+
+    def _found(self) -> str:
+        shards = len(list(self.run.glob("shards/*.json")))
+        ranked = ", ranked" if (self.run / "manifest.parquet").exists() else ""
+        return f"{shards} shards{ranked}" + (", half a file" if list(self.run.rglob(".*.tmp")) else "")
 
     def _start(self) -> subprocess.Popen:
         environment = {**os.environ, "HF_HUB_OFFLINE": "1"}

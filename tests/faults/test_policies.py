@@ -145,6 +145,16 @@ def load(module):
     module.load = lambda plan: os.kill(os.getpid(), signal.SIGKILL)
 """
 
+FAULTY = """
+import wrapt
+
+@wrapt.when_imported("curate.scoring.memory")
+def scores(module):
+    def score(self, batch):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+    module.FittingScorer.score = score
+"""
+
 
 def planted(folder: Path, code: str) -> dict[str, str]:
     """An environment in which every process of a run starts with this code."""
@@ -181,8 +191,26 @@ def test_a_model_whose_loading_is_killed_again_and_again_stops_the_run(tmp_path)
         text=True,
         timeout=300,
     )
-    assert done.returncode == 2, done.stderr
-    assert "times while it loaded demo" in done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert "a worker was killed 3 times while it loaded its model" in last
+    assert "try fewer --actors; 0 of 40 rows are kept; go on with: curate score --resume" in last
+
+
+@pytest.mark.slow
+def test_an_error_inside_an_actor_reaches_the_user_by_its_own_words(tmp_path):
+    data = write_data(tmp_path / "data")
+    done = subprocess.run(
+        command(data, tmp_path / "run"),
+        env=planted(tmp_path, FAULTY),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 1, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert "the run failed: CUDA error: device-side assert triggered; 0 of 40 rows are kept; go on with" in last
+    assert "Traceback" not in done.stderr
 
 
 MEMORY = """

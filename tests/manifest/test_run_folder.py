@@ -309,6 +309,13 @@ def test_a_selection_is_the_same_however_it_was_sorted(run, monkeypatch, tmp_pat
         assert (folder / "selection.parquet").read_bytes() == (tmp_path / "expected").read_bytes()
 
 
+def test_a_selection_that_was_cut_off_can_be_made_again(run, tmp_path):
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / ".selection.parquet.4242.tmp").write_text("half")
+    folder, _ = select(run, Rule(by="l0", top=1), tmp_path / "best")
+    assert {path.name for path in folder.iterdir()} == {"selection.parquet", "selection.json"}
+
+
 def test_what_cannot_be_selected_is_refused(run, tmp_path):
     with pytest.raises(ConfigurationError, match="has cosine, l0"):
         select(run, Rule(by="ifd", top=1), None)

@@ -2,13 +2,15 @@
 
 import json
 import shutil
+import time
 import uuid
 
 import pytest
 from moto.server import ThreadedMotoServer
+from s3fs import S3FileSystem
 
-from curate.datasets import DatasetSpec
-from curate.errors import ConfigurationError
+from curate.datasets import DatasetSpec, open_dataset
+from curate.errors import ConfigurationError, RunStopped
 from curate.manifest import lock
 from curate.manifest.ledger import read_ledger, shard_file
 from curate.manifest.lock import locked
@@ -87,6 +89,31 @@ def test_a_lease_is_respected_while_it_beats_and_taken_over_when_it_stands_still
         assert "of a dead process" not in (bucket / "run" / ".lock").read_text()
 
 
+@pytest.mark.parametrize("successor", [{"lease": "of another process", "beat": 0, "holder": "process 2"}, None])
+def test_a_holder_that_slept_too_long_gives_way(bucket, monkeypatch, successor):
+    """Whether whoever took over is still there, or has ended and removed its lock."""
+    monkeypatch.setattr(lock, "_SECONDS_BETWEEN_BEATS", 0.2)
+    with pytest.raises(RunStopped, match="was taken over by another process"), locked(bucket / "run"):  # noqa: PT012
+        if successor:
+            (bucket / "run" / ".lock").write_text(json.dumps(successor))
+        else:
+            (bucket / "run" / ".lock").unlink()
+        time.sleep(20)
+        pytest.fail("it went on")
+    assert (bucket / "run" / ".lock").exists() == bool(successor)
+
+
+def test_data_that_another_client_replaces_look_changed(whole, bucket):
+    for name in ("a.jsonl", "b.jsonl"):
+        (bucket / "data" / name).write_bytes((whole / "data" / "data.jsonl").read_bytes())
+    dataset = open_dataset(DatasetSpec(name=str(bucket / "data")))
+    before = dataset.stamp()
+    assert dataset.stamp() == before
+    other = S3FileSystem(skip_instance_cache=True, use_listings_cache=False)
+    other.pipe_file(str(bucket / "data" / "b.jsonl").removeprefix("s3://"), b"{}\n")
+    assert dataset.stamp() != before
+
+
 @pytest.mark.parametrize(
     ("url", "message"),
     [
@@ -103,8 +130,6 @@ def test_urls_that_cannot_be_used_are_refused_without_their_secrets(url, message
 
 
 def test_a_bucket_that_is_not_there_is_one_line(bucket):
-    from curate.datasets import open_dataset
-
     with pytest.raises(ConfigurationError, match="neither a known data set"):
         open_dataset(DatasetSpec(name="s3://other/data.jsonl"))
 

@@ -1,6 +1,7 @@
 """Runs begun, cut, damaged and resumed in this process: what is read again, what is refused, what is redone."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -9,25 +10,28 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from curate import demo
 from curate.cli.score import stored_arguments
 from curate.datasets import DatasetSpec
-from curate.errors import ConfigurationError, DataError, RunStopped
-from curate.manifest.inputs import RunInputs, write_inputs
-from curate.manifest.ledger import read_ledger, shard_file
+from curate.errors import ConfigurationError, DataError, RunStopped, Terminated
+from curate.manifest import ledger
+from curate.manifest.inputs import RunInputs, read_inputs, write_inputs
+from curate.manifest.ledger import read_ledger, read_shard, shard_file
 from curate.manifest.lock import locked
 from curate.manifest.quarantine import quarantined_rows
 from curate.manifest.record import MANIFEST, read_record
-from curate.manifest.weights import read_weights, write_weights
+from curate.manifest.weights import WEIGHTS_FILE, read_weights, write_weights
 from curate.models import ModelSpec
 from curate.pipeline import job as job_module
 from curate.pipeline import score as score_module
 from curate.pipeline.folder import check_output, open_folder
 from curate.pipeline.job import ScoreJob, inputs, plan
 from curate.pipeline.retry import retry
+from curate.storage import location
 from tests.pipeline.small import content, failing, job, run
 
 
@@ -114,7 +118,7 @@ def test_an_output_inside_the_data_folder_is_refused(copy, no_workers):
     ("change", "message"),
     [
         ({"parameters": {"delta": 0.5}}, "delta 1.0 ≠ 0.5"),
-        ({"parameters": {"metrics": ("l0",), "batch_size": 99}}, "batch_size 8192 ≠ 99"),
+        ({"parameters": {"metrics": ("l0",), "batch_size": 99}}, r"'random'\] ≠ \['l0'\]; batch_size 8192 ≠ 99"),
         ({"shard_rows": 20}, "shard rows 10 ≠ 20"),
         ({"weights": "WEIGHTS"}, "given weights hash None ≠ "),
         ({"dataset": "LIMITED"}, "rows 40 ≠ 39; limit None ≠ 39"),
@@ -151,7 +155,17 @@ def test_workers_and_limits_may_change_and_the_stored_arguments_are_the_default(
         stored_arguments(copy / "data", {})
 
 
-@pytest.mark.slow
+def test_images_that_are_gone_cost_nothing_that_was_scored(copy, whole, no_workers):
+    (copy / "data" / "13.png").rename(copy / "13.png")
+    with pytest.raises(DataError, match="row 13 was scored, and has no content any more"):
+        run(job(copy / "run", copy / "data"))
+    assert len(read_ledger(copy / "run")) == 4
+    assert content(copy / "run") == content(whole / "run")
+    (copy / "13.png").rename(copy / "data" / "13.png")
+    run(job(copy / "run", copy / "data"))
+    assert failing(copy / "run") == {}
+
+
 def test_images_that_changed_are_scored_again_with_their_range(copy, whole):
     # The table, and so the fingerprint, is the same; the images lie beside it.
     shutil.copy(copy / "data" / "3.png", copy / "data" / "33.png")
@@ -186,6 +200,84 @@ def test_data_that_change_under_a_run_are_found_and_refused(copy, monkeypatch):
     with pytest.raises(pytest.fail.Exception, match="workers"):
         run(job(copy / "run", copy / "data"))
     assert len(read_ledger(copy / "run")) < 4
+
+
+def test_data_that_change_and_are_put_back_within_a_session_are_found(copy, whole, monkeypatch):
+    """Workers that saw the other data: what they would have scored stands in the first range."""
+    table = copy / "data" / "data.jsonl"
+    before, times = table.read_bytes(), (table.stat().st_atime_ns, table.stat().st_mtime_ns)
+    tables = {start: read_shard(whole / "run", shard) for start, shard in read_ledger(whole / "run").items()}
+    seen = pa.array(["0" * 32, *tables[0]["sample_id"].to_pylist()[1:]])
+    tables[0] = tables[0].set_column(tables[0].column_names.index("sample_id"), "sample_id", seen)
+
+    def stream(plan, dataset, ranges, weights_folder, commit, arrived):
+        table.write_bytes(before.replace(b"circle", b"square"))
+        for whole_range in ranges:
+            commit(whole_range, tables[whole_range[0]])
+        table.write_bytes(before)
+        os.utime(table, ns=times)
+
+    for path in (copy / "run" / "shards").glob("*.json"):
+        path.unlink()
+    (copy / "run" / "run.json").unlink()
+    monkeypatch.setattr(score_module, "score_ranges", stream)
+    monkeypatch.setattr(score_module, "local_or_remote_ray", lambda *_: contextlib.nullcontext())
+    with pytest.raises(DataError, match="changed during the run, and were put back; go on with: curate score --resume"):
+        run(job(copy / "run", copy / "data"))
+    assert not (copy / "run" / "run.json").exists()
+
+
+def test_files_that_come_while_the_data_are_read_are_not_removed(tmp_path, copy, monkeypatch):
+    def plan_slowly(*arguments):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "thesis.txt").write_text("mine")
+        return plan(*arguments)
+
+    monkeypatch.setattr(score_module, "plan", plan_slowly)
+    with pytest.raises(ConfigurationError, match="holds other files"):
+        run(job(tmp_path / "out", copy / "data"))
+    assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
+
+
+def test_what_cannot_be_read_for_a_moment_is_neither_scored_again_nor_replaced(copy, whole, monkeypatch, no_workers):
+    def fails(*_):
+        raise TimeoutError
+
+    monkeypatch.setattr(ledger, "file_sha256", fails)
+    with pytest.raises(DataError, match=r"000000000000-000000000010\.parquet cannot be read: TimeoutError"):
+        run(job(copy / "run", copy / "data"))
+    assert len(read_ledger(copy / "run")) == 4
+    monkeypatch.undo()
+    weights = (copy / "run" / "weights" / WEIGHTS_FILE).read_bytes()
+    (copy / "run" / "run.json").unlink()
+    monkeypatch.setattr(score_module, "read_weights", fails)
+    with pytest.raises(RunStopped, match="the run failed: TimeoutError; 40 of 40 rows are kept"):
+        run(job(copy / "run", copy / "data"))
+    assert (copy / "run" / "weights" / WEIGHTS_FILE).read_bytes() == weights
+    monkeypatch.undo()
+    (copy / "run" / "inputs.json").rename(copy / "inputs.json")
+    (copy / "run" / "inputs.json").mkdir()
+    with pytest.raises(DataError, match=r"inputs\.json cannot be read: "):
+        read_inputs(copy / "run")
+
+
+def test_a_bad_sector_under_a_shard_is_damage(copy, monkeypatch):
+    def fails(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(ledger, "file_sha256", fails)
+    assert not ledger.is_whole(location(str(copy / "run")), read_ledger(copy / "run")[0])
+
+
+@pytest.mark.parametrize("signal_class", [KeyboardInterrupt, Terminated])
+def test_a_signal_before_any_scoring_says_how_to_go_on_too(copy, monkeypatch, signal_class):
+    def interrupted(*_):
+        raise signal_class
+
+    monkeypatch.setattr(score_module, "sound_shards", interrupted)
+    with pytest.raises(signal_class, match="interrupted; go on with: curate score --resume") as stop:
+        run(job(copy / "run", copy / "data"))
+    assert type(stop.value) is signal_class
 
 
 def test_a_second_process_is_refused_while_the_first_lives_and_takes_over_when_it_is_dead(tmp_path):
@@ -256,7 +348,6 @@ def test_a_run_over_its_error_budget_goes_on_when_the_budget_is_raised(copy, mon
         run(job(copy / "run", copy / "data", max_error_rate=1.0))
 
 
-@pytest.mark.slow
 def test_weights_that_were_lost_are_computed_again_and_must_be_the_same(copy, whole, monkeypatch):
     shutil.rmtree(copy / "run" / "weights")
     run(job(copy / "run", copy / "data"))
@@ -295,13 +386,19 @@ def test_a_run_that_was_given_weights_has_its_own_copy_and_goes_on_without_their
 def test_other_versions_are_noted(copy, monkeypatch):
     monkeypatch.setattr(job_module, "__version__", "9.9")
     (copy / "run" / "run.json").unlink()
+    with monkeypatch.context() as killed:
+        killed.setattr(score_module, "sound_shards", lambda *_: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception, match="killed"):
+            run(job(copy / "run", copy / "data"))
+    monkeypatch.undo()
     record, _ = run(job(copy / "run", copy / "data"))
     assert any("resumed with other versions: curate" in note and "→ 9.9" in note for note in record.notes)
 
 
 CLOCK = """
-import itertools, time
+import itertools, os, time
 true, calls = time.time, itertools.count()
+open(f"{os.environ['SEEN']}/{os.getpid()}", "w").close()
 
 def backwards():
     return true() - 3600 * (next(calls) // 50)
@@ -310,16 +407,17 @@ time.time = backwards
 """
 
 
-@pytest.mark.slow
 def test_a_clock_that_goes_backwards_decides_nothing(tmp_path, whole):
     """In the driver and in each of Ray's Python processes it goes back by an hour, again and again."""
     (tmp_path / "sitecustomize.py").write_text(CLOCK)
     data, run = str(whole / "data" / "data.jsonl"), str(tmp_path / "run")
     options = ["--model", "demo", "--shard-rows", "10", "--weight-samples", "20", "--max-error-rate", "0.1"]
     command = [str(Path(sys.executable).parent / "curate"), "score", "--dataset", data, "--output", run, *options]
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    (tmp_path / "seen").mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "SEEN": str(tmp_path / "seen")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert content(tmp_path / "run") == content(whole / "run")
     assert failing(tmp_path / "run") == {}
     assert all(seconds >= 0 for seconds in read_record(tmp_path / "run").timings.values())
+    assert len(list((tmp_path / "seen").iterdir())) > 3  # the driver, two workers and Ray's own

@@ -6,7 +6,7 @@ import torch
 
 from curate import demo
 from curate.datasets import DatasetSpec
-from curate.errors import ConfigurationError
+from curate.errors import RunStopped
 from curate.models import ModelSpec
 from curate.pipeline.job import ScoreJob, plan
 from curate.pipeline.transport import pack, unpack
@@ -71,5 +71,5 @@ def test_what_cannot_be_loaded_travels_as_a_row(tmp_path):
         next(iter(PrepareWorker(bad, the_plan.dataset)(ranges((0, 3))))),
     ):
         assert row["kind"] == [FAILURE]
-        with pytest.raises(ConfigurationError, match=r"cannot be loaded|no whole processor"):
+        with pytest.raises(RunStopped, match=r"cannot be loaded|no whole processor"):
             check(row["kind"][0], row["payload"][0])
