@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,24 +61,43 @@ def _kernel_lock(run: Path) -> Iterator[None]:
         os.close(handle)
 
 
+class _TakenOver(KeyboardInterrupt):
+    """Another process holds the run now."""
+
+
+@contextlib.contextmanager
+def _main_thread_interruptible() -> Iterator[Callable[[], None]]:
+    """A function that raises `_TakenOver` in the main thread, whatever that waits for, if the caller runs in it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+
+    def take_over(*_: object) -> None:
+        raise _TakenOver
+
+    # Not SIGINT, which a shell's background jobs ignore.
+    before, thread = signal.signal(signal.SIGUSR1, take_over), threading.get_ident()
+    try:
+        yield lambda: signal.pthread_kill(thread, signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
 @contextlib.contextmanager
 def _lease(run: UPath) -> Iterator[None]:
-    lock, ours = run / LOCK, uuid.uuid4().hex
-    stop, lost = threading.Event(), threading.Event()
+    lock, ours, stop = run / LOCK, uuid.uuid4().hex, threading.Event()
 
     def beat(count: int) -> None:
         lock.write_text(json.dumps({"lease": ours, "beat": count, "holder": _holder()}))
 
-    def keep_beating() -> None:
+    def keep_beating(interrupt: Callable[[], None]) -> None:
         count = 0
         while not stop.wait(_SECONDS_BETWEEN_BEATS):
             count += 1
             # A beat that the network lost is made good by the next.
             with contextlib.suppress(Exception):
                 if not held():
-                    lost.set()
-                    # A real signal, for one that is only simulated does not wake a thread that waits.
-                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                    interrupt()
                     return
                 beat(count)
 
@@ -94,21 +113,20 @@ def _lease(run: UPath) -> Iterator[None]:
     stop.wait(_SECONDS_BETWEEN_BEATS / 5)
     if not held():
         raise _held(run, "another process")
-    thread = threading.Thread(target=keep_beating, daemon=True)
-    thread.start()
-    try:
-        yield
-    except KeyboardInterrupt:
-        if not lost.is_set():
-            raise
-        raise RunStopped(f"{run} was taken over by another process, which goes on with it; this one ends") from None
-    finally:
-        stop.set()
-        thread.join()
-        # A lock that cannot be removed stands still, and is taken over.
-        with contextlib.suppress(Exception):
-            if held():
-                lock.unlink(missing_ok=True)
+    with _main_thread_interruptible() as interrupt:
+        thread = threading.Thread(target=keep_beating, args=(interrupt,), daemon=True)
+        thread.start()
+        try:
+            yield
+        except _TakenOver:
+            raise RunStopped(f"{run} was taken over by another process, which goes on with it; this one ends") from None
+        finally:
+            stop.set()
+            thread.join()
+            # A lock that cannot be removed stands still, and is taken over.
+            with contextlib.suppress(Exception):
+                if held():
+                    lock.unlink(missing_ok=True)
 
 
 def _wait_for_silence(run: UPath, lock: UPath, pause: threading.Event) -> None:

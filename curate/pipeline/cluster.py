@@ -51,7 +51,8 @@ def local_or_remote_ray(job: ScoreJob, the_plan: Plan) -> Iterator[None]:
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         context.target_max_block_size = _BLOCK_BYTES
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        # It logs the traceback of what it raises.
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         yield
     finally:
         ray.shutdown()
