@@ -1,1 +1,7 @@
 """Ray Data around scoring: prepare on CPU, score on actors, write the run."""
+
+import os
+
+# A thread that Ray Data left behind would start another Ray, by the first call that it makes after ours has ended. Ray
+# reads this when it is imported.
+os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")

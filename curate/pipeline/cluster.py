@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -36,26 +37,28 @@ def local_or_remote_ray(job: ScoreJob, the_plan: Plan) -> Iterator[None]:
         _check_reachable(job.address)
     # Ray puts its own in place, which exits at once.
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    try:
-        with _native_lines_hidden():
-            ray.init(address=job.address or "local", **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        where = f"the Ray cluster at {job.address}" if job.address else "Ray on this machine"
-        raise ConfigurationError(f"{where} did not answer: {first_line(error)}") from error
-    try:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_sigterm)
-        _check_resources(job, the_plan)
-        context = ray.data.DataContext.get_current()
-        context.raise_original_map_exception = True
-        context.enable_progress_bars = False
-        context.print_on_execution_start = False
-        context.target_max_block_size = _BLOCK_BYTES
-        # It logs the traceback of what it raises.
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-        yield
-    finally:
-        ray.shutdown()
+    # Its driver prints what befalls actors, which is mended or comes as an exception, where our JSON goes.
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+        try:
+            with _native_lines_hidden():
+                ray.init(address=job.address or "local", **options)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            where = f"the Ray cluster at {job.address}" if job.address else "Ray on this machine"
+            raise ConfigurationError(f"{where} did not answer: {first_line(error)}") from error
+        try:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, on_sigterm)
+            _check_resources(job, the_plan)
+            context = ray.data.DataContext.get_current()
+            context.raise_original_map_exception = True
+            context.enable_progress_bars = False
+            context.print_on_execution_start = False
+            context.target_max_block_size = _BLOCK_BYTES
+            # It logs the traceback of what it raises.
+            logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+            yield
+        finally:
+            ray.shutdown()
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Each failure policy, by really causing the failure: signals, a full disk, a read-only folder, samples that hang."""
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -172,7 +173,7 @@ def test_a_sample_that_kills_the_actors_is_quarantined_and_the_others_are_scored
     """One that takes down whoever gives it to the model: first for feature weights, then for scores."""
     data = write_data(tmp_path / "data")
     done = subprocess.run(
-        command(data, tmp_path / "run", "--metric", "cosine", "--weight-samples", "40"),
+        command(data, tmp_path / "run", "--metric", "cosine", "--weight-samples", "40", "--json"),
         env=planted(tmp_path, DEADLY),
         capture_output=True,
         text=True,
@@ -183,6 +184,7 @@ def test_a_sample_that_kills_the_actors_is_quarantined_and_the_others_are_scored
     assert set(lost) == {7, 13, 25}
     assert (lost[13]["error"], lost[13]["stage"]) == ("WorkerLost", "score")
     assert read_weights(tmp_path / "run")[1].samples == 37
+    assert json.loads(done.stdout)["counts"]["read"] == 40
     assert [check for check in verify_run(tmp_path / "run") if not check.ok] == []
 
 

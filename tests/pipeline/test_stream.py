@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
+import ray
 from ray.exceptions import ActorDiedError
 
 from curate.errors import RunStopped
@@ -58,3 +59,9 @@ def test_attempts_that_bring_nothing_end(monkeypatch):
 def test_an_error_of_the_code_is_not_met_three_times(monkeypatch):
     with pytest.raises(ZeroDivisionError):
         score(monkeypatch, [ZeroDivisionError()], [block(0, 0, 1, 2), block(3, 3, 4)])
+
+
+def test_no_thread_left_behind_starts_another_ray():
+    assert not ray.is_initialized()
+    with pytest.raises(ray.exceptions.RaySystemError, match="Ray has not been started"):
+        ray.put(1)
