@@ -11,7 +11,7 @@ from typer.exceptions import TyperException
 
 from curate import __version__
 from curate.cli import datasets, demo, metrics, quarantine, retry, score, select, show, verify
-from curate.errors import ConfigurationError, CurateError, Terminated
+from curate.errors import ConfigurationError, CurateError, Terminated, first_line
 
 CONFIG_FILE = "curate.toml"
 
@@ -40,7 +40,7 @@ class CurateGroup(TyperGroup):
                 raise
             from curate.cli.console import ERR, printable
 
-            what = printable(f"{type(error).__name__}: {error}; curate --debug … shows where")
+            what = printable(f"{type(error).__name__}: {first_line(error)}; curate --debug … shows where")
             ERR.print("[red]error:[/red]", what, soft_wrap=True)
             ctx.exit(1)
 

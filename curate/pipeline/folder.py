@@ -103,13 +103,13 @@ def sound_shards(the_plan: Plan, run: UPath, begun: RunInputs, report: Report) -
     """
     shards, notes = read_ledger(run), []
     damaged, changed = [], []
-    for done, shard in enumerate(shards.values()):
-        report(Progress("check", done, len(shards)))
+    for done, shard in enumerate(shards.values(), start=1):
         compare = the_plan.dataset.images_apart or shard.data_stamp != the_plan.data_stamp
         if not is_whole(run, shard):
             damaged.append(shard)
         elif compare and differs(the_plan, run, shard):
             changed.append(shard)
+        report(Progress("check", done, len(shards)))
     for shard in damaged + changed:
         withdraw(run, shard)
         del shards[shard.start]
