@@ -7,10 +7,13 @@ from typing import Literal
 from curate.errors import DataError
 
 
-def fetch(repo: str, kind: Literal["dataset", "model"], patterns: Sequence[str], instead: str) -> Path:
+def fetch(
+    repo: str, kind: Literal["dataset", "model"], patterns: Sequence[str], instead: str, revision: str | None = None
+) -> Path:
     """The folder in the hub's cache that holds the repository's files of these patterns.
 
     Args:
+        revision: a commit; by default the newest.
         instead: what to do when the hub cannot be reached, for the message.
 
     Raises:
@@ -19,7 +22,7 @@ def fetch(repo: str, kind: Literal["dataset", "model"], patterns: Sequence[str],
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(repo, repo_type=kind, allow_patterns=list(patterns)))
+        return Path(snapshot_download(repo, repo_type=kind, allow_patterns=list(patterns), revision=revision))
     # The hub's client, its HTTP library and the file system each have their own errors for "not to be had".
     except Exception as error:
         raise DataError(

@@ -37,6 +37,11 @@ def location(text: str) -> UPath:
     return path
 
 
+def absolute(text: str) -> str:
+    """A local path made absolute; a URL, or the name of a pipeline's stage, as it is."""
+    return text if "://" in text or text.startswith("${") else str(Path(text).absolute())
+
+
 def local_path(path: UPath | Path) -> Path | None:
     """The path, if it is in this machine's file system, where renames are atomic and locks exist."""
     return Path(str(path)) if isinstance(path, Path) else None

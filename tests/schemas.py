@@ -3,16 +3,16 @@
 import json
 from pathlib import Path
 
+from curate.jobs.files import KINDS
 from curate.manifest.record import RunRecord
 from curate.manifest.select import SelectionRecord
 from curate.manifest.weights import WeightsRecord
-from curate.pipeline.job import ScoreJob
 
 SCHEMAS = {
     "run.schema.json": RunRecord,
     "selection.schema.json": SelectionRecord,
     "weights.schema.json": WeightsRecord,
-    "score-job.schema.json": ScoreJob,
+    **{f"{kind}-job.schema.json": model for kind, model in KINDS.items()},
 }
 
 

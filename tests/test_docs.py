@@ -1,5 +1,6 @@
 """Every command in the documentation, run as printed, by a team that has configured its SAE."""
 
+import contextlib
 import os
 import re
 import subprocess
@@ -7,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.cluster.nodes import cluster
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -39,6 +42,14 @@ def test_every_command_runs_as_printed(page, tmp_path):
             command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
         )
 
+    with contextlib.ExitStack() as stack:
+        if "curate submit" in page.read_text():
+            nodes = stack.enter_context(cluster(cpus=(3,)))
+            environment |= {**nodes.environment, "RAY_API_SERVER_ADDRESS": nodes.dashboard}
+        _run_all(page, tmp_path, environment, run)
+
+
+def _run_all(page: Path, tmp_path: Path, environment: dict[str, str], run) -> None:
     assert run("curate demo export team --samples 40").returncode == 0
     # The configured team of the README: its SAE, and here also where its data and model are.
     environment["CURATE_SCORE_SAE"] = str(tmp_path / "team" / "sae")

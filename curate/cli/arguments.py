@@ -17,6 +17,27 @@ RunFolder = Annotated[
 ]
 
 
+Dashboard = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        help="The cluster's dashboard, http://HOST:8265; by default that of RAY_API_SERVER_ADDRESS, or this machine.",
+    ),
+]
+JobId = Annotated[str, typer.Argument(metavar="ID", help="As curate submit printed it.", show_default=False)]
+PrintJob = Annotated[
+    bool,
+    typer.Option("--print-job", help="Print this as a job file for curate run and curate submit, and do nothing."),
+]
+
+
+def print_job_file(job: Any) -> None:
+    """The job's file on standard output."""
+    from curate.jobs.files import write_job
+
+    print(write_job(job), end="")
+
+
 def typed(ctx: typer.Context, name: str) -> bool:
     """Whether the option was given on the command line, and not by default, environment or configuration file."""
     source = ctx.get_parameter_source(name)

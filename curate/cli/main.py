@@ -10,7 +10,23 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from curate import __version__
-from curate.cli import datasets, demo, metrics, quarantine, retry, score, select, show, verify
+from curate.cli import (
+    datasets,
+    demo,
+    jobs,
+    logs,
+    metrics,
+    quarantine,
+    retry,
+    run,
+    score,
+    select,
+    show,
+    status,
+    stop,
+    submit,
+    verify,
+)
 from curate.errors import ConfigurationError, CurateError, Terminated, first_line
 
 CONFIG_FILE = "curate.toml"
@@ -61,6 +77,12 @@ app.command("quarantine")(quarantine.quarantine)
 app.command("retry")(retry.retry)
 app.command("select")(select.select)
 app.command("verify")(verify.verify)
+app.command("run")(run.run)
+app.command("submit")(submit.submit)
+app.command("jobs")(jobs.jobs)
+app.command("status")(status.status)
+app.command("logs")(logs.logs)
+app.command("stop")(stop.stop)
 app.command("datasets")(datasets.datasets)
 app.command("metrics")(metrics.metrics)
 app.add_typer(demo.app, name="demo")

@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from curate.pipeline.session import Progress as Step
 
 _SECONDS_BETWEEN_LINES = 5.0
-TITLES = {"check": "shards checked", "weights": "feature weights", "score": "scores"}
+TITLES = {
+    "cluster": "waiting for the cluster",
+    "check": "shards checked",
+    "weights": "feature weights",
+    "score": "scores",
+}
 
 
 class Rates:
@@ -45,9 +50,16 @@ def progress() -> Iterator[Callable[["Step"], None]]:
     rates = Rates()
     if not ERR.is_terminal:
         last = {"time": time.monotonic()}
+        lacks = ""
 
         def line(step: "Step") -> None:
+            nonlocal lacks
             now = time.monotonic()
+            if step.stage == "cluster":
+                if step.lacks != lacks:
+                    lacks = step.lacks
+                    ERR.print(f"{TITLES[step.stage]}: it needs {lacks}")
+                return
             whole = step.done == step.total and step.stage != "check"
             if whole or now - last["time"] >= _SECONDS_BETWEEN_LINES:
                 last["time"] = now
@@ -62,7 +74,12 @@ def progress() -> Iterator[Callable[["Step"], None]]:
 
         def bar(step: "Step") -> None:
             if step.stage not in tasks:
-                tasks[step.stage] = bars.add_task(TITLES[step.stage], total=step.total, rate="")
+                tasks[step.stage] = bars.add_task(TITLES[step.stage], total=step.total or None, rate="")
+            if step.stage == "cluster":
+                bars.update(tasks[step.stage], rate=f"it needs {step.lacks}")
+                return
+            if "cluster" in tasks:
+                bars.remove_task(tasks.pop("cluster"))
             bars.update(tasks[step.stage], completed=step.done, rate=rates.of(step))
 
         yield bar

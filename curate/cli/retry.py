@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from curate.cli.arguments import RunFolder
+from curate.cli.arguments import PrintJob, RunFolder, print_job_file
 
 
 def retry(
@@ -14,24 +14,34 @@ def retry(
     ] = None,
     actors: Annotated[int | None, typer.Option(help="Scoring actors; by default as the run was begun.")] = None,
     address: Annotated[str | None, typer.Option(help="Running Ray cluster; by default as the run was begun.")] = None,
+    print_job: PrintJob = False,
     json: Annotated[bool, typer.Option("--json", help="Print run.json.")] = False,
 ) -> None:
     """Score a run's quarantined rows again, and no others, after what kept them out was mended.
 
     The data may have changed since only where rows are quarantined; `curate quarantine RUN` shows them.
     """
+    from curate.pipeline.retry import RetryJob
+
+    job = RetryJob(run=str(run), sample_timeout=sample_timeout, actors=actors, address=address)
+    if print_job:
+        print_job_file(job)
+    else:
+        run_job(job, json)
+
+
+def run_job(retry_job: Any, json: bool = False) -> None:
+    """Retry as the job says, and say what came out."""
     from pydantic import ValidationError
 
     from curate.cli.console import ERR
     from curate.cli.progress import progress
-    from curate.cli.score import announce_plan, option_error, stored_arguments, summarize
-    from curate.pipeline.job import ScoreJob
+    from curate.cli.score import announce_plan, option_error, summarize
     from curate.pipeline.retry import retry as run_retry
+    from curate.pipeline.retry import score_job
 
-    given = {"sample_timeout": sample_timeout, "actors": actors, "address": address}
-    arguments = stored_arguments(run, {name: value for name, value in given.items() if value is not None})
     try:
-        job = ScoreJob.model_validate(arguments)
+        job = score_job(retry_job)
     except ValidationError as error:
         raise option_error(error) from error
 
@@ -44,4 +54,4 @@ def retry(
     if json:
         print(record.model_dump_json(indent=2))
         return
-    summarize(run, record)
+    summarize(job.output, record)

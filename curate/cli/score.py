@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from curate.cli.arguments import folder, typed
+from curate.cli.arguments import PrintJob, folder, print_job_file, typed
 from curate.errors import ConfigurationError
 
 DEMO = "demo"
-DATA, MODEL, METRICS, PIPELINE = "Data", "Model and dictionary", "Metrics", "Run"
+DATA, MODEL, METRICS, RUN, RESOURCES = "Data", "Model and dictionary", "Metrics", "Run", "Resources"
 
 
 def score(
@@ -113,7 +113,7 @@ def score(
             "--output",
             "-o",
             help="Run folder or URL; by default a new one in runs/. A run that is there is resumed.",
-            rich_help_panel=PIPELINE,
+            rich_help_panel=RUN,
         ),
     ] = None,
     resume: Annotated[
@@ -122,38 +122,70 @@ def score(
             parser=folder,
             metavar="RUN",
             help="Go on with a run, with the options it was begun with.",
-            rich_help_panel=PIPELINE,
+            rich_help_panel=RUN,
         ),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing run instead.", rich_help_panel=PIPELINE)
+        bool, typer.Option("--overwrite", help="Replace an existing run instead.", rich_help_panel=RUN)
     ] = False,
     batch_size: Annotated[
-        int, typer.Option(help="Tokens per forward pass, padding included.", rich_help_panel=PIPELINE)
+        int, typer.Option(help="Tokens per forward pass, padding included.", rich_help_panel=RUN)
     ] = 8192,
-    actors: Annotated[int, typer.Option(help="Scoring actors, each with a model.", rich_help_panel=PIPELINE)] = 1,
-    gpus_per_actor: Annotated[
-        float | None, typer.Option(help="GPUs of each actor, fractions too; by default 1.", rich_help_panel=PIPELINE)
-    ] = None,
-    prepare_workers: Annotated[
-        int | None, typer.Option(help="CPU workers that decode and tokenize.", rich_help_panel=PIPELINE)
-    ] = None,
     shard_rows: Annotated[
-        int, typer.Option(help="Rows per range; batches never cross ranges.", rich_help_panel=PIPELINE)
+        int, typer.Option(help="Rows per range; batches never cross ranges.", rich_help_panel=RUN)
     ] = 512,
     sample_timeout: Annotated[
         float,
-        typer.Option(
-            help="Seconds after which a sample that hangs is given up and quarantined.", rich_help_panel=PIPELINE
-        ),
+        typer.Option(help="Seconds after which a sample that hangs is given up and quarantined.", rich_help_panel=RUN),
     ] = 300,
     max_error_rate: Annotated[
-        float, typer.Option(help="Stop once more than this share of all rows failed.", rich_help_panel=PIPELINE)
+        float, typer.Option(help="Stop once more than this share of all rows failed.", rich_help_panel=RUN)
     ] = 0.05,
-    address: Annotated[
-        str | None, typer.Option(help="Running Ray cluster; by default Ray is started here.", rich_help_panel=PIPELINE)
+    actors: Annotated[
+        int, typer.Option(help="Scoring actors, each with a model; the most there may be.", rich_help_panel=RESOURCES)
+    ] = 1,
+    min_actors: Annotated[
+        int | None, typer.Option(help="The fewest to go on with; by default all.", rich_help_panel=RESOURCES)
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print run.json.", rich_help_panel=PIPELINE)] = False,
+    initial_actors: Annotated[
+        int | None, typer.Option(help="How many to begin with; by default the fewest.", rich_help_panel=RESOURCES)
+    ] = None,
+    cpus_per_actor: Annotated[
+        int | None,
+        typer.Option(
+            help="CPUs and computing threads of each; by default 1, and alone without a GPU this machine's, divided.",
+            rich_help_panel=RESOURCES,
+        ),
+    ] = None,
+    gpus_per_actor: Annotated[
+        float | None,
+        typer.Option(
+            help="GPUs of each: 1 by default, a part of one, or several that hold the model together.",
+            rich_help_panel=RESOURCES,
+        ),
+    ] = None,
+    actor_resources: Annotated[
+        str | None, typer.Option(help="Custom resources of each, as name=amount,…", rich_help_panel=RESOURCES)
+    ] = None,
+    prepare_workers: Annotated[
+        int | None, typer.Option(help="CPU workers that decode and tokenize.", rich_help_panel=RESOURCES)
+    ] = None,
+    prepare_resources: Annotated[
+        str | None, typer.Option(help="Custom resources of each, as name=amount,…", rich_help_panel=RESOURCES)
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Running Ray cluster, as HOST:6379; by default that of RAY_ADDRESS, else Ray is started here.",
+            rich_help_panel=RESOURCES,
+        ),
+    ] = None,
+    cluster_wait: Annotated[
+        float,
+        typer.Option(help="Seconds to wait until the cluster has grown to what is asked.", rich_help_panel=RESOURCES),
+    ] = 600,
+    print_job: PrintJob = False,
+    json: Annotated[bool, typer.Option("--json", help="Print run.json.", rich_help_panel=RUN)] = False,
 ) -> None:
     """Score every sample of a data set and write a ranked manifest.
 
@@ -163,11 +195,9 @@ def score(
     """
     from pydantic import ValidationError
 
-    from curate.cli.progress import progress
     from curate.pipeline.job import ScoreJob
-    from curate.pipeline.score import score as run_score
 
-    options = {name: value for name, value in ctx.params.items() if name not in ("resume", "overwrite", "json")}
+    options = {name: value for name, value in ctx.params.items() if name not in _NOT_OF_THE_JOB}
     if resume is not None:
         if typed(ctx, "overwrite") or typed(ctx, "output"):
             raise ConfigurationError("--resume names the run folder, and keeps it: leave out --output and --overwrite")
@@ -178,14 +208,26 @@ def score(
         job = ScoreJob.model_validate(arguments)
     except ValidationError as error:
         raise option_error(error) from error
+    if print_job:
+        print_job_file(job)
+    else:
+        run_job(job, json, overwrite and resume is None)
+
+
+def run_job(job: Any, json: bool = False, overwrite: bool = False) -> None:
+    """Score as the job says, and say what came out."""
+    from curate.cli.progress import progress
+    from curate.pipeline.score import score as run_score
+
     with progress() as report:
-        record = run_score(job, report, _announce, overwrite and resume is None)
+        record = run_score(job, report, _announce, overwrite)
     if json:
         print(record.model_dump_json(indent=2))
     else:
         summarize(job.output, record)
 
 
+_NOT_OF_THE_JOB = ("resume", "overwrite", "print_job", "json")
 # Where an option goes in the job, if not under its own name at the top.
 _PLACES: dict[str, tuple[tuple[str, str], ...]] = {
     "dataset": (("dataset", "name"),),
@@ -199,6 +241,14 @@ _PLACES: dict[str, tuple[tuple[str, str], ...]] = {
         for name in ("text", "delta", "cosine_over", "top_k", "weight_rule", "weight_samples", "hook_layer")
     },
     **{name: (("parameters", name),) for name in ("batch_size", "top_features")},
+    **{
+        name: (("resources", name),)
+        for name in ("address", "actors", "min_actors", "initial_actors", "cpus_per_actor", "gpus_per_actor")
+    },
+    **{
+        name: (("resources", name),)
+        for name in ("actor_resources", "prepare_workers", "prepare_resources", "cluster_wait")
+    },
 }
 
 
@@ -207,7 +257,9 @@ def _arguments(options: dict[str, Any], base: dict[str, Any] | None = None) -> d
     arguments = dict(base or {})
     for name, value in options.items():
         if name == "columns":
-            value = _columns(value)
+            value = _pairs(name, value)
+        elif name.endswith("_resources"):
+            value = _pairs(name, value) or {}
         elif name == "metric":
             value = [metric.strip() for metric in value.split(",")]
         if name not in _PLACES:
@@ -232,51 +284,34 @@ def stored_arguments(run: Any, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _completed(ctx: typer.Context, options: dict[str, Any]) -> dict[str, Any]:
-    """Options with what follows from others filled in: model, SAE, hook layer and run folder."""
-    from curate.demo import SAE as DEMO_SAE
-    from curate.models import DEFAULT_MODEL
-    from curate.pipeline.job import hook_layer, resolve_demo
-    from curate.sae.dictionary import inspect_dictionary
+    """Options with a run folder, and without a configured model and SAE where the demo is to be scored.
 
-    model, sae = _model_and_sae(ctx, options["dataset"], options["model"], options["sae"], DEFAULT_MODEL)
-    layer = hook_layer(inspect_dictionary(resolve_demo(sae, DEMO_SAE)), options["hook_layer"])
+    A team's configured ones are for its own data; the demo is scored with them only when asked to here.
+    """
+    model, sae = options["model"], options["sae"]
+    if options["dataset"] == DEMO and not typed(ctx, "model"):
+        model = DEMO
+    if model == DEMO and not typed(ctx, "sae"):
+        sae = None
     output = options["output"] or Path("runs") / f"{Path(options['dataset']).stem}-{datetime.now():%Y%m%d-%H%M%S}"
-    return {**options, "model": model, "sae": sae, "hook_layer": layer, "output": output}
+    return {**options, "model": model, "sae": sae, "output": output}
 
 
-def _model_and_sae(
-    ctx: typer.Context, dataset: str, model: str | None, sae: str | None, default_model: str
-) -> tuple[str, str]:
-    """Model and SAE by the rule that real data are never ranked with the toy model unasked."""
-
-    if dataset == DEMO:
-        # A team's configured model is for its own data; the demo is scored with it only when asked to here.
-        model = model if model and typed(ctx, "model") else DEMO
-    model = model or default_model
-    if model == DEMO and not (sae and typed(ctx, "sae")):
-        return model, DEMO
-    if sae is None:
-        raise ConfigurationError(
-            f'no SAE is named for {model}: give --sae FOLDER, or write sae = "FOLDER" under [score] in curate.toml, '
-            "or set CURATE_SCORE_SAE"
-        )
-    return model, sae
-
-
-def _columns(text: str | None) -> dict[str, str] | None:
+def _pairs(option: str, text: str | None) -> dict[str, str] | None:
     if text is None:
         return None
     pairs = [pair.partition("=") for pair in text.split(",")]
-    if bad := [part for part, separator, column in pairs if not (part and separator and column)]:
-        raise ConfigurationError(f"--columns: {', '.join(bad)} is not of the form part=column")
-    return {part.strip(): column.strip() for part, _, column in pairs}
+    if bad := [name for name, separator, value in pairs if not (name and separator and value)]:
+        raise ConfigurationError(f"--{option.replace('_', '-')}: {', '.join(bad)} is not of the form name=value")
+    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def option_error(error: Any) -> ConfigurationError:
     """A pydantic error about options, as one line."""
     first = error.errors()[0]
     names = [str(part) for part in first["loc"] if isinstance(part, str)]
-    option = f"--{names[-1].replace('_', '-')}: " if names else ""
+    # A part of the job that is wrong as a whole names its options itself.
+    option = f"--{names[-1].replace('_', '-')}: " if names and names != ["resources"] else ""
     option = option.replace("--metrics:", "--metric:").replace("--name:", "--dataset:")
     return ConfigurationError(option + first["msg"].removeprefix("Value error, "))
 
@@ -300,7 +335,7 @@ def announce_plan(plan: Any) -> None:
     ERR.print(
         printable(
             f"scoring {len(plan.dataset):,} samples of {plan.dataset.name} with {plan.job.model.name} and {sae} "
-            f"(layer {plan.job.parameters.hook_layer}, {plan.sae.d_sae:,} features) on {plan.device}"
+            f"(layer {plan.hook_layer}, {plan.sae.d_sae:,} features) on {plan.device}"
         ),
         soft_wrap=True,
     )

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from curate.cli.arguments import RunFolder, folder
+from curate.cli.arguments import PrintJob, RunFolder, folder, print_job_file
 
 
 def _decimal(text: str) -> Decimal:
@@ -31,6 +31,7 @@ def select(
             "--output", "-o", parser=folder, metavar="FOLDER", help="Folder to write; by default one inside the run."
         ),
     ] = None,
+    print_job: PrintJob = False,
     json: Annotated[bool, typer.Option("--json", help="Print selection.json.")] = False,
 ) -> None:
     """Keep the best part of a run, by any metric it computed. Needs no model.
@@ -39,21 +40,30 @@ def select(
     """
     from pydantic import ValidationError
 
-    from curate.cli.console import ERR, OUT, printable
     from curate.cli.score import option_error
-    from curate.manifest.record import read_record
-    from curate.manifest.select import Rule
-    from curate.manifest.select import select as write_selection
+    from curate.manifest.select import SelectJob
 
+    written = None if output is None else str(output)
     try:
-        rule = Rule(by=by or read_record(run).metrics[0], ratio=ratio, top=top, min_score=min_score)
+        job = SelectJob(run=str(run), by=by, ratio=ratio, top=top, min_score=min_score, output=written)
     except ValidationError as error:
         raise option_error(error) from error
-    folder, selection = write_selection(run, rule, output)
+    if print_job:
+        print_job_file(job)
+    else:
+        run_job(job, json)
+
+
+def run_job(job: Any, json: bool = False) -> None:
+    """Select as the job says, and say what is kept."""
+    from curate.cli.console import ERR, OUT, printable
+    from curate.manifest.select import select as write_selection
+
+    folder, selection = write_selection(job)
     if json:
         print(selection.model_dump_json(indent=2))
         return
     if selection.run_status != "complete":
         ERR.print(f"[yellow]note:[/yellow] the run is {selection.run_status}: this is the best of a part of the data")
-    OUT.print(f"{selection.selected:,} of {selection.scored:,} samples kept by {rule}")
+    OUT.print(f"{selection.selected:,} of {selection.scored:,} samples kept by {selection.rule}")
     OUT.print("selection:", printable(str(folder / "selection.parquet")), soft_wrap=True)

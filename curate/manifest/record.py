@@ -60,6 +60,19 @@ class ShardsRecord(_Record):
     sha256: str = Field(description="over all commit records, in order")
 
 
+class Throughput(_Record):
+    """What a stage achieved in the last session; work that was done twice counts twice, as after a worker's death."""
+
+    samples: int = Field(description="that ran through the model")
+    tokens: int = Field(description="of these samples, without padding")
+    quarantined: int = Field(description="samples that could not be scored")
+    samples_per_second: float = Field(description="over the whole stage, the start of its workers included")
+    tokens_per_second: float
+    padding_share: float = Field(description="of all positions that the model ran")
+    busy_share: float = Field(description="of the actors' time between being ready and their last batch")
+    queued_batches: float = Field(description="prepared batches that waited for an actor, on average")
+
+
 class RunRecord(_Record):
     """The whole of `run.json`."""
 
@@ -77,7 +90,8 @@ class RunRecord(_Record):
     dtype: str
     versions: dict[str, str]
     counts: Counts
-    timings: dict[str, float] = Field(description="seconds by stage")
+    timings: dict[str, float] = Field(description="seconds by stage, of the last session")
+    throughput: dict[str, Throughput] = Field(description="by stage, `weights` and `score`")
     notes: list[str] = Field(description="what a reader of the scores should know")
     shards: ShardsRecord
     files: dict[str, FileRecord] = Field(description="data files by path below the run folder")

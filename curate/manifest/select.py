@@ -18,6 +18,7 @@ from curate.manifest.record import MANIFEST, RunRecord, read_record
 from curate.manifest.rows import scored_schema
 from curate.manifest.sort import sorted_rows
 from curate.manifest.verify import read_tables
+from curate.storage import Location, absolute, location
 
 SELECTION, SELECTION_FILE = "selection.parquet", "selection.json"
 SELECTION_SCHEMA = pa.schema(
@@ -31,21 +32,39 @@ SELECTION_SCHEMA = pa.schema(
 SELECTION_GROUP_ROWS = 1 << 20
 
 
-class Rule(BaseModel):
-    """Which rows are kept: exactly one of ratio, top and min_score, on one metric."""
+class _Kept(BaseModel):
+    """How many rows are kept: exactly one of ratio, top and min_score."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    by: str
     ratio: Decimal | None = Field(default=None, gt=0, le=1, description="the best fraction of the scored rows")
     top: int | None = Field(default=None, ge=1, description="the best N rows")
     min_score: float | None = Field(default=None, allow_inf_nan=False, description="rows that score at least this")
 
     @model_validator(mode="after")
-    def _one(self) -> "Rule":
+    def _one(self) -> "_Kept":
         if sum(value is not None for value in (self.ratio, self.top, self.min_score)) != 1:
             raise ValueError("give exactly one of --ratio, --top and --min-score")
         return self
+
+
+class SelectJob(_Kept):
+    """What `curate select` is asked to do."""
+
+    kind: Literal["select"] = "select"
+    run: Location = Field(description="the run folder, or its URL")
+    by: str | None = Field(default=None, description="a metric that the run computed; by default the one ranked by")
+    output: Location | None = Field(default=None, description="the folder to write; by default one inside the run")
+
+    def absolute(self) -> "SelectJob":
+        """The job with local paths made absolute."""
+        return self.model_copy(update={"run": absolute(self.run), "output": self.output and absolute(self.output)})
+
+
+class Rule(_Kept):
+    """Which rows are kept, on one metric."""
+
+    by: str
 
     def __str__(self) -> str:
         if self.ratio is not None:
@@ -109,17 +128,16 @@ def _columns(metric: str) -> pa.Schema:
     return pa.schema([schema.field(name) for name in ("sample_id", "source_row", metric)])
 
 
-def select(run: UPath, rule: Rule, output: UPath | None) -> tuple[UPath, SelectionRecord]:
-    """Write a selection folder.
-
-    Args:
-        output: the folder; by default one inside the run, named by the rule.
+def select(job: SelectJob) -> tuple[UPath, SelectionRecord]:
+    """Write a selection folder, unless it stands as it would be written.
 
     Raises:
         ConfigurationError: the run did not compute the metric, or the rule keeps nothing.
         DataError: the run folder is damaged.
     """
+    run = location(job.run)
     record = read_record(run)
+    rule = Rule(by=job.by or record.metrics[0], ratio=job.ratio, top=job.top, min_score=job.min_score)
     if rule.by not in record.metrics:
         raise ConfigurationError(f"--by {rule.by}: {run} has {', '.join(record.metrics)}")
     if file_sha256(run / MANIFEST) != record.run_hash:
@@ -127,7 +145,9 @@ def select(run: UPath, rule: Rule, output: UPath | None) -> tuple[UPath, Selecti
     keep = kept(read_tables(run, MANIFEST, [rule.by]), rule)
     if keep == 0:
         raise ConfigurationError(f"no row of {run} scores {rule.min_score} or more by {rule.by}")
-    folder = output or run / "selections" / str(rule)
+    folder = location(job.output) if job.output else run / "selections" / str(rule)
+    if (standing := _standing(folder, record, rule)) is not None:
+        return folder, standing
     left = list(folder.iterdir()) if folder.is_dir() else []
     if any(path.name not in _OWN and not LITTER.fullmatch(path.name) for path in left) or folder.is_file():
         raise ConfigurationError(f"{folder} holds something else; choose another --output")
@@ -146,6 +166,16 @@ def select(run: UPath, rule: Rule, output: UPath | None) -> tuple[UPath, Selecti
 
 
 _OWN = {SELECTION, SELECTION_FILE}
+
+
+def _standing(folder: UPath, record: RunRecord, rule: Rule) -> SelectionRecord | None:
+    """The selection that is there, if it is this one and whole."""
+    try:
+        found = SelectionRecord.model_validate_json((folder / SELECTION_FILE).read_text(encoding="utf-8"))
+        sha256 = file_sha256(folder / SELECTION)
+    except (OSError, ValueError):
+        return None
+    return found if found == _selection_record(record, rule, found.selected, sha256) else None
 
 
 def _selection_record(record: RunRecord, rule: Rule, selected: int, sha256: str) -> SelectionRecord:

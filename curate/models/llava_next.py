@@ -4,6 +4,7 @@ import contextlib
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -146,18 +147,44 @@ class LlavaNextCut:
         return [hidden[: len(inputs.input_ids)] for hidden, inputs in zip(output.last_hidden_state, batch, strict=True)]
 
 
+def device_map(config: LlavaNextConfig, devices: Sequence[str]) -> dict[str, str]:
+    """Which device holds which part of the model, in the order of computing, each with about as many parameters.
+
+    All that lies before the first block is on the first device.
+    """
+    with torch.device("meta"):
+        model = LlavaNextModel(config)
+    blocks = list(model.language_model.layers)
+    sizes = [sum(parameter.numel() for parameter in block.parameters()) for block in blocks]
+    before = sum(parameter.numel() for parameter in model.parameters()) - sum(sizes)
+    share = (before + sum(sizes)) / len(devices)
+    parts = dict.fromkeys(
+        ["vision_tower", "multi_modal_projector", "image_newline", "language_model.embed_tokens"], devices[0]
+    )
+    parts |= {"language_model.rotary_emb": devices[0]}
+    for index, middle in enumerate(
+        before + done - size / 2 for done, size in zip(accumulate(sizes), sizes, strict=True)
+    ):
+        parts[f"language_model.layers.{index}"] = devices[min(int(middle / share), len(devices) - 1)]
+    return {**parts, "language_model.norm": parts[f"language_model.layers.{len(blocks) - 1}"]}
+
+
 def load_model(info: ModelInfo, hook_layer: int, dtype: torch.dtype, device: str) -> LlavaNextCut:
     """Load blocks 0 to `hook_layer` alone; the final norm is replaced by the identity.
+
+    Where `cuda` is several GPUs, the blocks are spread over them; inputs and hidden states are on the first.
 
     So `last_hidden_state` is, bit for bit, the full model's `hidden_states[hook_layer + 1]`.
 
     Raises:
         ConfigurationError: weights are missing (they would be random, as `image_newline` once was) or damaged.
     """
-    config = AutoConfig.from_pretrained(info.path, local_files_only=True)
+    config: Any = AutoConfig.from_pretrained(info.path, local_files_only=True)
     config.text_config.num_hidden_layers = hook_layer + 1
     if getattr(config.text_config, "layer_types", None):
         config.text_config.layer_types = config.text_config.layer_types[: hook_layer + 1]
+    several = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if device == "cuda" else []
+    spread: Any = {"device_map": device_map(config, several)} if len(several) > 1 else {}
     try:
         with _quiet():
             loaded: Any = LlavaNextModel.from_pretrained(
@@ -167,6 +194,7 @@ def load_model(info: ModelInfo, hook_layer: int, dtype: torch.dtype, device: str
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
+                **spread,
             )
     except Exception as error:
         # safetensors, transformers and torch each have their own errors for a damaged file.
@@ -175,7 +203,7 @@ def load_model(info: ModelInfo, hook_layer: int, dtype: torch.dtype, device: str
     if missing := sorted(report["missing_keys"]):
         raise ConfigurationError(f"{info.path} lacks weights: {', '.join(missing[:5])}{' …' if missing[5:] else ''}")
     model.language_model.norm = nn.Identity()
-    return LlavaNextCut(model.eval().to(device), device)
+    return LlavaNextCut(model.eval() if spread else model.eval().to(device), device)
 
 
 @contextlib.contextmanager

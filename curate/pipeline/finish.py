@@ -68,7 +68,7 @@ def _record(session: Session, totals: Totals, weights: WeightsRecord | None) -> 
             sae=the_plan.sae.sha256,
             weights=None if weights is None else weights.sha256,
         ),
-        hook_layer=parameters.hook_layer,
+        hook_layer=the_plan.hook_layer,
         delta=parameters.delta,
         top_k=parameters.top_k,
         device=torch.cuda.get_device_name() if the_plan.device == "cuda" else the_plan.device,
@@ -82,6 +82,7 @@ def _record(session: Session, totals: Totals, weights: WeightsRecord | None) -> 
             features_without_weight=None if weights is None else weights.features_without_weight,
         ),
         timings=session.timings,
+        throughput=session.throughput,
         notes=[*the_plan.notes, *session.notes],
         shards=ShardsRecord(
             count=len(session.shards),

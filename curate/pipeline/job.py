@@ -4,9 +4,10 @@ import os
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from safetensors import SafetensorError, safe_open
 
 from curate import __version__, demo
@@ -14,11 +15,13 @@ from curate.datasets import DEMO, LAYOUTS, Dataset, DatasetSpec, open_dataset
 from curate.errors import ConfigurationError
 from curate.manifest.inputs import INPUTS_FILE, RunInputs
 from curate.manifest.weights import WeightsRecord, read_weights
-from curate.models import ModelSpec, inspect_model
+from curate.models import DEFAULT_MODEL, ModelSpec, inspect_model
 from curate.models.family import ModelInfo
+from curate.pipeline.connection import cluster_has_gpus
+from curate.pipeline.resources import Resources
 from curate.sae.dictionary import DictionaryInfo, inspect_dictionary
 from curate.scoring.parameters import ScoringParameters
-from curate.storage import Location, location
+from curate.storage import Location, absolute, location
 
 
 class ScoreJob(BaseModel):
@@ -26,19 +29,21 @@ class ScoreJob(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    kind: Literal["score"] = "score"
     output: Location = Field(description="the run folder, or its URL")
     dataset: DatasetSpec = DatasetSpec()
-    model: ModelSpec = ModelSpec(name=DEMO)
-    sae: str = Field(default=DEMO, description="a sae_lens folder, or RELEASE:SAE_ID")
-    parameters: ScoringParameters
+    model: ModelSpec = Field(
+        default=None, validate_default=True, description=f"by default demo for the demo data, else {DEFAULT_MODEL}"
+    )
+    sae: str = Field(
+        default=None,
+        validate_default=True,
+        description="a sae_lens folder, or RELEASE:SAE_ID; only with the demo model it need not be named",
+    )
+    parameters: ScoringParameters = ScoringParameters()
     weights: Location | None = Field(default=None, description="feature weights to reuse instead of computing them")
     allow_model_mismatch: bool = Field(default=False, description="score with an SAE that was trained on another model")
-    actors: int = Field(default=1, ge=1, le=10_000, description="scoring actors")
-    gpus_per_actor: float | None = Field(
-        default=None, ge=0, description="GPUs of each actor; by default 1 if there are any"
-    )
-    prepare_workers: int | None = Field(default=None, ge=1, description="CPU workers that decode and tokenize")
-    address: str | None = Field(default=None, description="a running Ray cluster; none starts one here")
+    resources: Resources = Resources()
     shard_rows: int = Field(default=512, ge=1, description="rows per range; batches never cross ranges")
     sample_timeout: float = Field(
         default=300,
@@ -50,6 +55,49 @@ class ScoreJob(BaseModel):
         default=0.05, ge=0, le=1, description="stop once more than this share of all rows failed"
     )
 
+    def absolute(self) -> "ScoreJob":
+        """The job with local paths made absolute: other processes, and other sessions, have other working folders."""
+
+        def where(name: str, known: tuple[str, ...] = (DEMO,)) -> str:
+            return name if name in known or not Path(name).exists() else absolute(name)
+
+        dataset, weights = self.dataset, self.weights
+        data = {
+            "name": where(dataset.name, (DEMO, *LAYOUTS)),
+            "data_dir": dataset.data_dir and absolute(dataset.data_dir),
+        }
+        return self.model_copy(
+            update={
+                "output": absolute(self.output),
+                "dataset": dataset.model_copy(update=data),
+                "model": self.model.model_copy(update={"name": where(self.model.name)}),
+                "sae": where(self.sae),
+                "weights": weights and absolute(weights),
+            }
+        )
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _default_model(cls, model: Any, info: ValidationInfo) -> Any:
+        """Real data are never ranked with the demo model unasked."""
+        given = {} if model is None else model
+        if not isinstance(given, dict) or given.get("name") is not None:
+            return given
+        real = "dataset" in info.data and info.data["dataset"].name != DEMO
+        return {**given, "name": DEFAULT_MODEL if real else DEMO}
+
+    @field_validator("sae", mode="before")
+    @classmethod
+    def _default_sae(cls, sae: Any, info: ValidationInfo) -> Any:
+        if sae is not None:
+            return sae
+        if "model" in info.data and (name := info.data["model"].name) != DEMO:
+            raise ValueError(
+                f'no SAE is named for {name}: give --sae FOLDER, or write sae = "FOLDER" under [score] in curate.toml, '
+                "or set CURATE_SCORE_SAE; in a job file, sae: FOLDER"
+            )
+        return DEMO
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -59,18 +107,21 @@ class Plan:
     dataset: Dataset
     model: ModelInfo
     sae: DictionaryInfo
+    hook_layer: int
     data_stamp: str
     dataset_sha256: str
     weights: WeightsRecord | None
     device: str
     dtype: torch.dtype
+    cpus_per_actor: int
     notes: tuple[str, ...]
 
     @property
     def gpus_per_actor(self) -> float:
         if self.device != "cuda":
             return 0.0
-        return 1.0 if self.job.gpus_per_actor is None else self.job.gpus_per_actor
+        gpus = self.job.resources.gpus_per_actor
+        return 1.0 if gpus is None else gpus
 
 
 def hook_layer(sae: DictionaryInfo, asked: int | None) -> int:
@@ -102,15 +153,55 @@ def plan(job: ScoreJob, overwrite: bool = False) -> Plan:
         ConfigurationError: something cannot work; the message says what to do.
         DataError: data cannot be read, or the hub cannot be reached.
     """
+    job = job.absolute()
     dataset = open_dataset(job.dataset)
     # Before the content is hashed: what changes meanwhile must look changed.
     stamp = dataset.stamp()
+    model, sae, layer, notes = agreeing(job)
+    if job.model.name == DEMO and job.dataset.name != DEMO:
+        notes.append("the demo model knows only its toy world: ranks of other data say nothing about quality")
+    if len(dataset) < dataset.source.n_rows:
+        notes.append(f"{len(dataset):,} of the {dataset.source.n_rows:,} rows of {dataset.name} were picked")
+    device, dtype = device_and_dtype(job)
+    if dtype is not torch.float32:
+        notes.append(
+            f"computed in {str(dtype).removeprefix('torch.')}: with another batch size or number of actors scores "
+            "may change by more than 1e-5"
+        )
+    if device == "cpu" and job.resources.cluster and job.model.device == "auto":
+        notes.append("the cluster has no GPU now, so CPUs compute; --device cuda waits for one")
+    if job.weights is not None and not job.parameters.needs_weights:
+        raise ConfigurationError("--weights: none of the metrics asked for needs feature weights")
+    weights = _reused_weights(job, model, sae, layer, overwrite)
+    _keep_inputs_out_of_output(job, dataset, model, sae)
+    return Plan(
+        job=job,
+        dataset=dataset,
+        model=model,
+        sae=sae,
+        hook_layer=layer,
+        data_stamp=stamp,
+        dataset_sha256=dataset.fingerprint(),
+        weights=weights,
+        device=device,
+        dtype=dtype,
+        cpus_per_actor=_cpus_per_actor(job.resources, device),
+        notes=tuple(notes),
+    )
+
+
+def agreeing(job: ScoreJob) -> tuple[ModelInfo, DictionaryInfo, int, list[str]]:
+    """The job's model and dictionary, the hook layer that they agree on, and what a reader of the scores should know.
+
+    Raises:
+        ConfigurationError: they do not fit each other.
+        DataError: the hub cannot be reached.
+    """
     model = inspect_model(resolve_demo(job.model.name, demo.MODEL))
     sae = inspect_dictionary(resolve_demo(job.sae, demo.SAE))
     _check_weight_files(model, sae)
     notes = list(sae.notes)
-    layer = job.parameters.hook_layer
-    hook_layer(sae, layer)
+    layer = hook_layer(sae, job.parameters.hook_layer)
     if not 0 <= layer < model.n_layers:
         raise ConfigurationError(f"hook layer {layer}: {model.name} has layers 0 to {model.n_layers - 1}")
     if sae.d_model != model.d_model:
@@ -127,21 +218,7 @@ def plan(job: ScoreJob, overwrite: bool = False) -> Plan:
         notes.append(f"the SAE was {difference}")
     elif sae.model_hash is None and sae.model_name is None:
         notes.append(f"the SAE in {sae.path} does not say which model it was trained on")
-    if job.model.name == DEMO and job.dataset.name != DEMO:
-        notes.append("the demo model knows only its toy world: ranks of other data say nothing about quality")
-    if len(dataset) < dataset.source.n_rows:
-        notes.append(f"{len(dataset):,} of the {dataset.source.n_rows:,} rows of {dataset.name} were picked")
-    device, dtype = _device(job.model)
-    if dtype is not torch.float32:
-        notes.append(
-            f"computed in {str(dtype).removeprefix('torch.')}: with another batch size or number of actors scores "
-            "may change by more than 1e-5"
-        )
-    if job.weights is not None and not job.parameters.needs_weights:
-        raise ConfigurationError("--weights: none of the metrics asked for needs feature weights")
-    weights = _reused_weights(job, model, sae, overwrite)
-    _keep_inputs_out_of_output(job, dataset, model, sae)
-    return Plan(job, dataset, model, sae, stamp, dataset.fingerprint(), weights, device, dtype, tuple(notes))
+    return model, sae, layer, notes
 
 
 def _check_weight_files(model: ModelInfo, sae: DictionaryInfo) -> None:
@@ -179,17 +256,33 @@ def _keep_inputs_out_of_output(job: ScoreJob, dataset: Dataset, model: ModelInfo
             raise ConfigurationError(f"--output {job.output} holds {what}, which the run reads; choose another")
 
 
-def _device(spec: ModelSpec) -> tuple[str, torch.dtype]:
-    device = spec.device
+def device_and_dtype(job: ScoreJob) -> tuple[str, torch.dtype]:
+    """What computes, and in which precision; a cluster's GPUs count, not those of the machine that asks.
+
+    Raises:
+        ConfigurationError: no GPU where one is asked for, or no cluster at the address.
+    """
+    device, cluster, gpus = job.model.device, job.resources.cluster, job.resources.gpus_per_actor
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
+        there = (bool(gpus) or cluster_has_gpus(cluster)) if cluster else torch.cuda.is_available()
+        device = "cuda" if there else "cpu"
+    if device == "cuda" and not cluster and not torch.cuda.is_available():
         raise ConfigurationError("--device cuda: torch sees no GPU here")
-    name = ("bfloat16" if device == "cuda" else "float32") if spec.dtype == "auto" else spec.dtype
+    dtype = job.model.dtype
+    name = ("bfloat16" if device == "cuda" else "float32") if dtype == "auto" else dtype
     return device, getattr(torch, name)
 
 
-def _reused_weights(job: ScoreJob, model: ModelInfo, sae: DictionaryInfo, overwrite: bool) -> WeightsRecord | None:
+def _cpus_per_actor(resources: Resources, device: str) -> int:
+    if resources.cpus_per_actor is not None:
+        return resources.cpus_per_actor
+    alone = resources.cluster is None and device == "cpu"
+    return max(1, (os.cpu_count() or 1) // resources.actors) if alone else 1
+
+
+def _reused_weights(
+    job: ScoreJob, model: ModelInfo, sae: DictionaryInfo, layer: int, overwrite: bool
+) -> WeightsRecord | None:
     if job.weights is None:
         return None
     source, own = location(job.weights), location(job.output)
@@ -199,7 +292,7 @@ def _reused_weights(job: ScoreJob, model: ModelInfo, sae: DictionaryInfo, overwr
     wanted = {
         "model hash": (record.model_sha256, model.sha256),
         "SAE hash": (record.sae_sha256, sae.sha256),
-        "hook layer": (record.hook_layer, job.parameters.hook_layer),
+        "hook layer": (record.hook_layer, layer),
         "top-K": (record.top_k, job.parameters.top_k),
         "weight rule": (record.rule, job.parameters.weight_rule),
         "text": (record.text, job.parameters.text),
@@ -210,11 +303,6 @@ def _reused_weights(job: ScoreJob, model: ModelInfo, sae: DictionaryInfo, overwr
     if differences:
         raise ConfigurationError(f"--weights {job.weights}: computed with another {'; '.join(differences)}")
     return record
-
-
-def worker_threads(job: ScoreJob) -> int:
-    """CPU threads for each scoring actor: the machine's cores, divided."""
-    return max(1, (os.cpu_count() or 1) // job.actors)
 
 
 def inputs(the_plan: Plan) -> RunInputs:
@@ -228,27 +316,12 @@ def inputs(the_plan: Plan) -> RunInputs:
         "SAE hash": the_plan.sae.sha256,
         "given weights hash": None if the_plan.weights is None else the_plan.weights.sha256,
         **job.parameters.model_dump(mode="json"),
+        "hook_layer": the_plan.hook_layer,
         "shard rows": job.shard_rows,
         "device": the_plan.device,
         "dtype": str(the_plan.dtype).removeprefix("torch."),
     }
-    return RunInputs(arguments=_from_anywhere(job), decides=decides, versions=versions())
-
-
-def _from_anywhere(job: ScoreJob) -> dict[str, JsonValue]:
-    """The job's arguments with local paths made absolute, so that it can be resumed in another folder."""
-
-    def absolute(text: str | None) -> str | None:
-        local = text and "://" not in text and Path(text).exists()
-        return str(Path(text).resolve()) if text and local else text
-
-    arguments = job.model_dump(mode="json")
-    dataset = {**arguments["dataset"], "data_dir": absolute(job.dataset.data_dir)}
-    if job.dataset.name not in (DEMO, *LAYOUTS):
-        dataset["name"] = absolute(job.dataset.name)
-    model = {**arguments["model"], "name": job.model.name if job.model.name == DEMO else absolute(job.model.name)}
-    sae = job.sae if job.sae == DEMO else absolute(job.sae)
-    return {**arguments, "dataset": dataset, "model": model, "sae": sae, "weights": absolute(job.weights)}
+    return RunInputs(arguments=job.model_dump(mode="json"), decides=decides, versions=versions())
 
 
 def versions() -> dict[str, str]:

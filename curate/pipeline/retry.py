@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import accumulate, pairwise
+from typing import Literal
 
 import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field
 from upath import UPath
 
 from curate.errors import ConfigurationError, DataError
@@ -16,7 +18,39 @@ from curate.pipeline.job import Plan, ScoreJob, inputs, plan
 from curate.pipeline.score import execute
 from curate.pipeline.session import Progress, Report, Session, resumable
 from curate.pipeline.stream import Range
-from curate.storage import location
+from curate.storage import Location, absolute, location
+
+
+class RetryJob(BaseModel):
+    """A run's quarantined rows, to be tried again; what is not given is as the run was begun."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["retry"] = "retry"
+    run: Location = Field(description="the run folder, or its URL")
+    sample_timeout: float | None = Field(default=None, description="seconds after which a sample is given up")
+    actors: int | None = Field(default=None, description="scoring actors")
+    address: str | None = Field(default=None, description="a running Ray cluster")
+
+    def absolute(self) -> "RetryJob":
+        """The job with local paths made absolute."""
+        return self.model_copy(update={"run": absolute(self.run)})
+
+
+def score_job(job: RetryJob) -> ScoreJob:
+    """What the run was begun as, but for what is given now.
+
+    Raises:
+        ConfigurationError: there is no run.
+        pydantic.ValidationError: what is given does not fit.
+    """
+    begun = read_inputs(location(job.run))
+    if begun is None:
+        raise ConfigurationError(f"{job.run} is not a run folder: there is nothing to retry")
+    given = {"actors": job.actors, "address": job.address}
+    resources = dict(begun.arguments["resources"]) | {name: value for name, value in given.items() if value is not None}  # type: ignore[arg-type]
+    timeout = {} if job.sample_timeout is None else {"sample_timeout": job.sample_timeout}
+    return ScoreJob.model_validate({**begun.arguments, **timeout, "resources": resources, "output": job.run})
 
 
 def retry(job: ScoreJob, report: Report, announce: Callable[[Plan, int], None]) -> RunRecord:

@@ -16,6 +16,7 @@ from curate.pipeline.cluster import local_or_remote_ray
 from curate.pipeline.finish import finish
 from curate.pipeline.folder import check_output, differs, open_folder, sound_shards
 from curate.pipeline.job import Plan, ScoreJob, inputs, plan
+from curate.pipeline.meter import Work, throughput
 from curate.pipeline.session import Progress, Report, Session, resumable
 from curate.pipeline.stream import Arrived, Range, score_ranges
 from curate.pipeline.weights import make_weights
@@ -69,13 +70,16 @@ def execute(
             _refuse_other_weights(session, weights)
         missing_weights = session.plan.job.parameters.needs_weights and weights is None
         if session.quarantined <= session.error_budget and (ranges or missing_weights):
-            with local_or_remote_ray(session.plan.job, session.plan):
+            with local_or_remote_ray(session.plan, session.report):
                 if missing_weights:
                     with session.timed("weights"):
-                        weights = make_weights(session.plan, session.run, session.report)
+                        weights, work = make_weights(session.plan, session.run, session.report)
+                    if work.samples:
+                        session.throughput["weights"] = throughput(work, session.timings["weights"], quarantined=0)
                     _refuse_other_weights(session, weights)
                 with session.timed("score"):
-                    _score(session, dataset, ranges, weights, write)
+                    work, quarantined = _score(session, dataset, ranges, weights, write)
+                session.throughput["score"] = throughput(work, session.timings["score"], quarantined)
             _refuse_changed_data(session)
         record = finish(session, weights)
     if session.quarantined > session.error_budget:
@@ -94,14 +98,20 @@ def _score(
     ranges: list[Range],
     weights: WeightsRecord | None,
     write: Callable[[Range, pa.Table, str | None], None],
-) -> None:
-    """Stream the ranges; stop once more rows are quarantined than the budget allows."""
+) -> tuple[Work, int]:
+    """Stream the ranges; stop once more rows are quarantined than the budget allows.
+
+    Returns:
+        the work of the actors, and how many rows were quarantined.
+    """
     total = len(dataset)
     done = total - sum(stop - start for start, stop in ranges)
     tokens = quarantined = 0
+    work = Work()
 
     def arrived(rows: Arrived) -> None:
-        nonlocal done, tokens, quarantined
+        nonlocal done, tokens, quarantined, work
+        work += rows.work
         done, tokens, quarantined = done + rows.rows, tokens + rows.tokens, quarantined + rows.quarantined
         session.report(Progress("score", done, total, tokens, quarantined))
 
@@ -110,8 +120,9 @@ def _score(
         return session.quarantined <= session.error_budget
 
     session.report(Progress("score", done, total))
-    folder = None if weights is None else str(session.run / WEIGHTS_FOLDER)
-    score_ranges(session.plan, dataset, ranges, folder, write_and_count, arrived)
+    tensor = None if weights is None else read_weights(session.run / WEIGHTS_FOLDER)[0]
+    score_ranges(session.plan, dataset, ranges, tensor, write_and_count, arrived)
+    return work, quarantined
 
 
 def _weights_at_hand(session: Session) -> WeightsRecord | None:

@@ -9,18 +9,20 @@ from datetime import UTC, datetime
 from upath import UPath
 
 from curate.manifest.ledger import Shard
+from curate.manifest.record import Throughput
 from curate.pipeline.job import Plan
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a stage is: `check` (in shards), `weights` or `score` (in samples)."""
+    """How far a stage is: `check` (in shards), `weights` or `score` (in samples); or `cluster`, and what it lacks."""
 
     stage: str
-    done: int
-    total: int
+    done: int = 0
+    total: int = 0
     tokens: int = 0
     quarantined: int = 0
+    lacks: str = ""
 
 
 Report = Callable[[Progress], None]
@@ -59,6 +61,7 @@ class Session:
     notes: list[str] = field(default_factory=list)
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     timings: dict[str, float] = field(default_factory=dict)
+    throughput: dict[str, Throughput] = field(default_factory=dict)
     written: set[int] = field(default_factory=set)
     rows: int = field(init=False)
     quarantined: int = field(init=False)

@@ -6,12 +6,16 @@ from typing import Any
 
 import pyarrow as pa
 import ray
+from jaxtyping import Float
 from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
+from torch import Tensor
 
 from curate.datasets import Dataset
 from curate.errors import RunStopped, first_line
+from curate.pipeline.cluster import actor_needs, prepare_needs
 from curate.pipeline.job import Plan
+from curate.pipeline.meter import Work
 from curate.pipeline.watch import suspect_list
 from curate.pipeline.workers import PrepareWorker, ScoreActor, check, from_bytes
 
@@ -22,28 +26,33 @@ _MOST_BLOCKS = 4096
 
 @dataclass(frozen=True)
 class Arrived:
-    """Rows that came out of the workers: scored and quarantined ones, and their tokens.
+    """Rows that came out of the workers: scored and quarantined ones, their tokens, and the work on them.
 
-    Negative where they are forgotten, for their range has to be streamed again.
+    Negative where they are forgotten, for their range has to be streamed again; the work was done all the same.
     """
 
     rows: int
     tokens: int
     quarantined: int
+    work: Work
 
 
-def prepared(the_plan: Plan, dataset: Dataset, ranges: Sequence[Range], suspects: ActorHandle) -> ray.data.Dataset:
+def prepared(
+    the_plan: Plan, dataset: Dataset, ranges: Sequence[Range], stage: str, suspects: ActorHandle
+) -> ray.data.Dataset:
     """The stream of packed batches: one row a batch, made by a pool of CPU workers."""
     items = [{"start": start, "stop": stop} for start, stop in ranges]
+    needs, resources = prepare_needs(the_plan), the_plan.job.resources
     # What the scoring actors leave; `local_or_remote_ray` has seen to it that this is one CPU at least.
-    free = int(ray.cluster_resources()["CPU"]) - the_plan.job.actors
-    workers = min(the_plan.job.prepare_workers or max(1, free - the_plan.job.actors), free, len(items))
+    free = max(1, int(ray.cluster_resources()["CPU"]) - resources.fewest * the_plan.cpus_per_actor)
+    workers = min(resources.prepare_workers or max(1, free - resources.fewest), free, len(items))
     return ray.data.from_items(items, override_num_blocks=min(len(items), _MOST_BLOCKS)).map_batches(
         PrepareWorker,
-        fn_constructor_args=(the_plan, dataset, suspects),
+        fn_constructor_args=(the_plan, dataset, stage, suspects),
         compute=ray.data.ActorPoolStrategy(size=workers),
         batch_size=1,
-        num_cpus=1,
+        num_cpus=needs.pop("CPU"),
+        resources=needs,
     )
 
 
@@ -51,7 +60,7 @@ def score_ranges(
     the_plan: Plan,
     dataset: Dataset,
     ranges: Sequence[Range],
-    weights_folder: str | None,
+    weights: Float[Tensor, " d_sae"] | None,
     commit: Callable[[Range, pa.Table], bool],
     arrived: Callable[[Arrived], None],
 ) -> None:
@@ -61,6 +70,7 @@ def score_ranges(
     that are not whole in the end are streamed again.
 
     Args:
+        weights: feature weights, where a metric needs them.
         commit: takes a range's rows; returns whether to go on.
         arrived: called as rows come in.
 
@@ -76,7 +86,7 @@ def score_ranges(
     while left:
         before, failure = len(left), None
         try:
-            if not _stream(the_plan, dataset, left, weights_folder, commit_and_forget, arrived):
+            if not _stream(the_plan, dataset, left, weights, commit_and_forget, arrived):
                 return
         except RayError as error:
             # An error of the code, not of the machine, would be met again by the next attempt.
@@ -93,19 +103,23 @@ def _stream(
     the_plan: Plan,
     dataset: Dataset,
     left: dict[int, int],
-    weights_folder: str | None,
+    weights: Float[Tensor, " d_sae"] | None,
     commit: Callable[[Range, pa.Table], bool],
     arrived: Callable[[Arrived], None],
 ) -> bool:
     """One attempt at all that is left; returns whether nobody asked to stop."""
-    suspects = suspect_list()
-    scored = prepared(the_plan, dataset, list(left.items()), suspects).map_batches(
+    suspects, resources, needs = suspect_list(), the_plan.job.resources, actor_needs(the_plan)
+    pool = ray.data.ActorPoolStrategy(
+        min_size=resources.fewest, max_size=resources.actors, initial_size=resources.first
+    )
+    scored = prepared(the_plan, dataset, list(left.items()), "score", suspects).map_batches(
         ScoreActor,
-        fn_constructor_args=(the_plan, weights_folder, suspects),
-        compute=ray.data.ActorPoolStrategy(size=the_plan.job.actors),
+        fn_constructor_args=(the_plan, weights, suspects),
+        compute=pool,
         batch_size=None,
-        num_cpus=1,
-        num_gpus=the_plan.gpus_per_actor or None,
+        num_cpus=needs.pop("CPU"),
+        num_gpus=needs.pop("GPU", None),
+        resources=needs,
     )
     unfinished: dict[int, tuple[set[int], list[pa.Table]]] = {}
     blocks: Iterator[Any] = iter(scored.iter_batches(batch_size=None, batch_format="pyarrow"))
@@ -120,7 +134,7 @@ def _stream(
                 rows = rows.filter([source_row not in seen for source_row in rows["source_row"].to_pylist()])
                 seen.update(rows["source_row"].to_pylist())
                 tables.append(rows)
-                arrived(_arrived(rows))
+                arrived(_arrived(rows, Work(*row["work"])))
                 if len(seen) == left[start] - start:
                     del unfinished[start]
                     if not commit((start, left[start]), pa.concat_tables(tables, promote_options="default")):
@@ -129,11 +143,11 @@ def _stream(
     finally:
         for _, tables in unfinished.values():
             for rows in tables:
-                arrived(_arrived(rows, times=-1))
+                arrived(_arrived(rows, Work(), times=-1))
 
 
-def _arrived(rows: pa.Table, times: int = 1) -> Arrived:
+def _arrived(rows: pa.Table, work: Work, times: int = 1) -> Arrived:
     counts = [rows[name] for name in ("n_text_tokens", "n_image_tokens") if name in rows.column_names]
     tokens = sum(int(count.drop_null().to_numpy().sum()) for count in counts)
     quarantined = rows.num_rows - rows["error"].null_count if "error" in rows.column_names else 0
-    return Arrived(times * rows.num_rows, times * tokens, times * quarantined)
+    return Arrived(times * rows.num_rows, times * tokens, times * quarantined, work)

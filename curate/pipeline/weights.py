@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from dataclasses import replace
+from math import ceil
 
 import ray
 from ray.actor import ActorHandle
@@ -15,7 +16,9 @@ from curate.manifest.atomic import write_atomically
 from curate.manifest.record import WEIGHTS_FOLDER
 from curate.manifest.weights import WEIGHTS_FILE, WEIGHTS_RECORD, WeightsRecord, weights_folder, write_weights
 from curate.metrics.weights import FeatureWeights
+from curate.pipeline.cluster import actor_needs
 from curate.pipeline.job import Plan
+from curate.pipeline.meter import Work
 from curate.pipeline.session import Progress, Report
 from curate.pipeline.stream import prepared
 from curate.pipeline.watch import STRIKES, suspect_list
@@ -23,10 +26,15 @@ from curate.pipeline.workers import WeightsActor
 from curate.storage import location
 
 _ATTEMPTS = 3
+# What an actor keeps is gigabytes with a large dictionary, and another actor has to take it in.
+_FEWEST_SAMPLES_AN_ACTOR = 32
 
 
-def make_weights(the_plan: Plan, run: UPath, report: Report) -> WeightsRecord:
+def make_weights(the_plan: Plan, run: UPath, report: Report) -> tuple[WeightsRecord, Work]:
     """Write the run's `weights/`: those it was given, or new ones over a seeded sample of the data.
+
+    Returns:
+        the record, and the work of the attempt that succeeded.
 
     Raises:
         RunStopped: the actors died again and again.
@@ -38,23 +46,24 @@ def make_weights(the_plan: Plan, run: UPath, report: Report) -> WeightsRecord:
         for name in (WEIGHTS_FILE, WEIGHTS_RECORD):
             data = (source / name).read_bytes()
             write_atomically(run / WEIGHTS_FOLDER / name, lambda temporary, data=data: temporary.write_bytes(data))
-        return the_plan.weights
+        return the_plan.weights, Work()
     dataset = weight_dataset(the_plan.dataset, job.parameters.weight_samples, job.parameters.seed)
-    weights, n_samples = _computed(the_plan, dataset, report)
-    return write_weights(
+    weights, n_samples, work = _computed(the_plan, dataset, report)
+    record = write_weights(
         run / WEIGHTS_FOLDER,
         weights.weight,
         weights.has_weight,
         model_sha256=the_plan.model.sha256,
         sae_sha256=the_plan.sae.sha256,
         dataset_sha256=the_plan.dataset_sha256,
-        hook_layer=job.parameters.hook_layer,
+        hook_layer=the_plan.hook_layer,
         text=job.parameters.text,
         rule=job.parameters.weight_rule,
         top_k=job.parameters.top_k,
         seed=job.parameters.seed,
         samples=n_samples,
     )
+    return record, work
 
 
 def weight_dataset(dataset: Dataset, samples: int, seed: int) -> Dataset:
@@ -65,7 +74,7 @@ def weight_dataset(dataset: Dataset, samples: int, seed: int) -> Dataset:
     return replace(dataset, rows=[dataset.rows[position] for position in positions])
 
 
-def _computed(the_plan: Plan, dataset: Dataset, report: Report) -> tuple[FeatureWeights, int]:
+def _computed(the_plan: Plan, dataset: Dataset, report: Report) -> tuple[FeatureWeights, int, Work]:
     """An actor that dies takes its share with it, so all begin again, without a sample that was in hand each time."""
     suspects, strikes, attempts = None, Counter[int](), 0
     while attempts < _ATTEMPTS:
@@ -88,9 +97,11 @@ def _computed(the_plan: Plan, dataset: Dataset, report: Report) -> tuple[Feature
 
 def _actors(the_plan: Plan, dataset: Dataset, suspects: ActorHandle | None) -> list:
     # A second thread answers for the progress while the first computes.
-    options = {"num_cpus": 1, "num_gpus": the_plan.gpus_per_actor, "max_concurrency": 2}
+    needs = actor_needs(the_plan)
+    options = {"num_cpus": needs.pop("CPU"), "num_gpus": needs.pop("GPU", 0), "resources": needs, "max_concurrency": 2}
     remote = WeightsActor.options(**options).remote
-    return [remote(the_plan, dataset.rows, index, suspects) for index in range(the_plan.job.actors)]
+    actors = min(the_plan.job.resources.fewest, ceil(len(dataset) / _FEWEST_SAMPLES_AN_ACTOR))
+    return [remote(the_plan, dataset.rows, index, suspects) for index in range(actors)]
 
 
 def _in_dead_hands(actors: list, suspects: ActorHandle | None) -> list[int]:
@@ -104,21 +115,22 @@ def _in_dead_hands(actors: list, suspects: ActorHandle | None) -> list[int]:
     return [row for row in rows if row is not None]
 
 
-def _attempt(the_plan: Plan, dataset: Dataset, actors: list, report: Report) -> tuple[FeatureWeights, int] | None:
-    """The weights; None where a sample came to no actor, or to two."""
+def _attempt(the_plan: Plan, dataset: Dataset, actors: list, report: Report) -> tuple[FeatureWeights, int, Work] | None:
+    """The weights, samples and work; None where a sample came to no actor, or to two."""
     step = the_plan.job.shard_rows
     ranges = [(start, min(start + step, len(dataset))) for start in range(0, len(dataset), step)]
-    splits = prepared(the_plan, dataset, ranges, suspect_list()).streaming_split(len(actors))
+    splits = prepared(the_plan, dataset, ranges, "weights", suspect_list()).streaming_split(len(actors))
     pending = [actor.consume.remote(split) for actor, split in zip(actors, splits, strict=True)]
     while pending:
         finished, pending = ray.wait(pending, num_returns=len(pending), timeout=0.5)
         ray.get(finished)
         done = sum(ray.get([actor.progress.remote() for actor in actors]))
         report(Progress("weights", done, len(dataset)))
-    taken = [row for rows in ray.get([actor.taken.remote() for actor in actors]) for row in rows]
-    if sorted(taken) != list(dataset.rows):
+    taken = ray.get([actor.taken.remote() for actor in actors])
+    if sorted(row for rows, _ in taken for row in rows) != list(dataset.rows):
         return None
     first, *others = actors
     for other in others:
         ray.get(first.merge.remote(other.kept.remote()))
-    return ray.get(first.weights.remote(the_plan))
+    weights, n_samples = ray.get(first.weights.remote(the_plan))
+    return weights, n_samples, sum((work for _, work in taken), Work())

@@ -1,22 +1,26 @@
 """What runs inside Ray's processes: CPU workers that prepare, actors that hold the model."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, TypeVar
 
 import pyarrow as pa
 import ray
 import torch
+from jaxtyping import Float
 from ray.actor import ActorHandle
+from torch import Tensor
 
 from curate.datasets import Dataset
 from curate.errors import CurateError, DataError, RunStopped, WorkerLost
 from curate.manifest.rows import QuarantineRow, ScoredRow, quarantine_table, scored_table
-from curate.manifest.weights import read_weights
 from curate.metrics.weights import FeatureWeights, TopTokens
 from curate.models.family import CutModel, InputBuilder
-from curate.pipeline.job import Plan, worker_threads
+from curate.pipeline.files_here import dictionary_here, model_here
+from curate.pipeline.job import Plan
+from curate.pipeline.meter import Meter, Work
 from curate.pipeline.transport import pack, unpack
 from curate.pipeline.watch import SEEN_DEATHS_BEFORE_ONE_BY_ONE, STRIKES, Watch, deadline
 from curate.sae.dictionary import Dictionary, load_dictionary
@@ -24,10 +28,10 @@ from curate.scoring.memory import FittingScorer, is_out_of_memory
 from curate.scoring.prepare import Prepared, prepare, quarantined, token_batches
 from curate.scoring.scorer import Scorer
 from curate.scoring.weights_pass import WeightsPass
-from curate.storage import location
 
 BATCH, ROWS, FAILURE = "batch", "rows", "failure"
 Columns = dict[str, Any]
+NO_WORK = astuple(Work())
 
 
 def to_bytes(table: pa.Table) -> bytes:
@@ -50,7 +54,12 @@ class Failure:
     message: str
 
     def row(self) -> Columns:
-        return {"start": [-1], "kind": [FAILURE], "payload": [self.message.encode()]}
+        return row(-1, FAILURE, self.message.encode())
+
+
+def row(start: int, kind: str, payload: bytes) -> Columns:
+    """What travels between workers: a piece of the range that starts at `start`, and when it was made."""
+    return {"start": [start], "kind": [kind], "payload": [payload], "made": [time.time()], "work": [NO_WORK]}
 
 
 T = TypeVar("T")
@@ -80,14 +89,14 @@ class PrepareWorker:
     A pool of actors, since Ray Data would run plain tasks inside the scoring actors, on the device's time.
     """
 
-    def __init__(self, plan: Plan, dataset: Dataset, suspects: ActorHandle | None = None) -> None:
+    def __init__(self, plan: Plan, dataset: Dataset, stage: str, suspects: ActorHandle | None = None) -> None:
         torch.set_num_threads(1)
-        self.plan, self.dataset, self.watch = plan, dataset, Watch(suspects)
+        self.plan, self.dataset, self.watch, self.meter = plan, dataset, Watch(suspects), Meter(stage)
         self.builder = attempt(lambda: self._load(plan))
 
     def _load(self, plan: Plan) -> InputBuilder:
         with self.watch.loading("--prepare-workers"):
-            return plan.model.family.load_builder(plan.model)
+            return plan.model.family.load_builder(model_here(plan))
 
     def __call__(self, ranges: Columns) -> Iterator[Columns]:
         builder, parameters = self.builder, self.plan.job.parameters
@@ -98,9 +107,11 @@ class PrepareWorker:
             bad: list[QuarantineRow] = []
             samples = self._samples(builder, start, stop)
             for batch in token_batches(_good(samples, bad), parameters.batch_size):
-                yield {"start": [start], "kind": [BATCH], "payload": [pack(batch)]}
+                self.meter.count("prepared_batches")
+                yield row(start, BATCH, pack(batch))
             if bad:
-                yield {"start": [start], "kind": [ROWS], "payload": [to_bytes(quarantine_table(bad))]}
+                self.meter.count("quarantined", len(bad))
+                yield row(start, ROWS, to_bytes(quarantine_table(bad)))
 
     def _samples(self, builder: InputBuilder, start: int, stop: int) -> Iterator[Prepared | QuarantineRow]:
         """The range's samples, without those that this worker's predecessors died of."""
@@ -139,42 +150,50 @@ def _good(samples: Iterator[Prepared | QuarantineRow], bad: list[QuarantineRow])
 
 def load(plan: Plan) -> tuple[CutModel, Dictionary]:
     """The cut model and its dictionary, on this process's device."""
-    torch.set_num_threads(worker_threads(plan.job))
+    torch.set_num_threads(plan.cpus_per_actor)
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    layer = plan.job.parameters.hook_layer
-    model = plan.model.family.load_model(plan.model, layer, plan.dtype, plan.device)
-    return model, load_dictionary(plan.sae, plan.device)
+    model = plan.model.family.load_model(model_here(plan), plan.hook_layer, plan.dtype, plan.device)
+    return model, load_dictionary(dictionary_here(plan), plan.device)
 
 
 class ScoreActor:
     """Holds the model; packed batches in, scored rows out."""
 
-    def __init__(self, plan: Plan, weights_folder: str | None, suspects: ActorHandle | None = None) -> None:
+    def __init__(
+        self, plan: Plan, weights: Float[Tensor, " d_sae"] | None, suspects: ActorHandle | None = None
+    ) -> None:
         self.plan, self.metrics, self.watch = plan, plan.job.parameters.metrics, Watch(suspects)
-        self.scorer = attempt(lambda: self._load(plan, weights_folder))
+        self.scorer = attempt(lambda: self._load(plan, weights))
+        self.meter = Meter("score")
 
-    def _load(self, plan: Plan, weights_folder: str | None) -> FittingScorer:
-        weights = None
+    def _load(self, plan: Plan, weights: Float[Tensor, " d_sae"] | None) -> FittingScorer:
         with self.watch.loading("--actors"):
-            if weights_folder is not None:
-                weights = read_weights(location(weights_folder))[0].to(plan.device)
-            return FittingScorer(Scorer(*load(plan), plan.job.parameters, weights))
+            here = None if weights is None else weights.to(plan.device)
+            return FittingScorer(Scorer(*load(plan), plan.job.parameters, here))
 
     def __call__(self, block: Columns) -> Columns:
-        scorer, kinds, payloads = self.scorer, [], []
+        scorer, kinds, payloads, works = self.scorer, [], [], []
         if isinstance(scorer, Failure):
             return scorer.row()
-        for kind, payload in zip(block["kind"], block["payload"], strict=True):
-            kinds.append(ROWS if kind == BATCH else kind)
-            payloads.append(self._score(scorer, payload) if kind == BATCH else payload)
-        return {"start": block["start"], "kind": kinds, "payload": payloads}
+        for kind, payload, made in zip(block["kind"], block["payload"], block["made"], strict=True):
+            work = Work()
+            if kind == BATCH:
+                kind, (payload, work) = ROWS, self._score(scorer, payload, made)
+            kinds.append(kind)
+            payloads.append(payload)
+            works.append(astuple(work))
+        return {"start": block["start"], "kind": kinds, "payload": payloads, "made": block["made"], "work": works}
 
-    def _score(self, scorer: FittingScorer, payload: bytes) -> bytes:
-        rows = self._rows(scorer, unpack(payload))
+    def _score(self, scorer: FittingScorer, payload: bytes, prepared_at: float) -> tuple[bytes, Work]:
+        batch = unpack(payload)
+        with self.meter.batch(batch, prepared_at, padded=True) as done:
+            rows = self._rows(scorer, batch)
         scored = [row for row in rows if isinstance(row, ScoredRow)]
         bad = [row for row in rows if isinstance(row, QuarantineRow)]
+        self.meter.count("quarantined", len(bad))
         tables = [scored_table(scored, self.metrics), quarantine_table(bad)]
-        return to_bytes(pa.concat_tables([table for table in tables if table.num_rows], promote_options="default"))
+        whole = pa.concat_tables([table for table in tables if table.num_rows], promote_options="default")
+        return to_bytes(whole), done[0]
 
     def _rows(self, scorer: FittingScorer, batch: list[Prepared]) -> list[ScoredRow | QuarantineRow]:
         """The batch's rows. After several deaths over it, its samples go one by one to find the one to blame."""
@@ -204,25 +223,32 @@ class WeightsActor:
     def __init__(self, plan: Plan, rows: Sequence[int], index: int = 0, suspects: ActorHandle | None = None) -> None:
         self.plan, self.index, self.suspects = plan, index, suspects
         self.rows_taken: list[int] = []
+        self.done = Work()
         self.share = attempt(lambda: WeightsPass(*load(plan), plan.job.parameters.top_k, rows, plan.model.context))
 
     def consume(self, batches: Any) -> None:
         """Run all packed batches of one split of the prepared data."""
-        share = self._share()
+        share, meter = self._share(), Meter("weights")
         for block in batches.iter_batches(batch_size=None, batch_format="numpy"):
-            for kind, payload in zip(block["kind"], block["payload"], strict=True):
+            for kind, payload, made in zip(block["kind"], block["payload"], block["made"], strict=True):
                 check(kind, payload)
                 if kind == BATCH:
-                    for sample in unpack(payload):
-                        if self.suspects is not None:
-                            ray.get(self.suspects.hold.remote(self.index, sample.source_row))
-                        with deadline(self.plan.job.sample_timeout):
-                            self._add(share, sample)
-                        self.rows_taken.append(sample.source_row)
-                    if self.suspects is not None:
-                        ray.get(self.suspects.put_down.remote(self.index))
+                    batch = unpack(payload)
+                    with meter.batch(batch, made, padded=False) as done:
+                        self._take(share, batch)
+                    self.done += done[0]
                 else:
                     self.rows_taken += from_bytes(payload)["source_row"].to_pylist()
+
+    def _take(self, share: WeightsPass, batch: list[Prepared]) -> None:
+        for sample in batch:
+            if self.suspects is not None:
+                ray.get(self.suspects.hold.remote(self.index, sample.source_row))
+            with deadline(self.plan.job.sample_timeout):
+                self._add(share, sample)
+            self.rows_taken.append(sample.source_row)
+        if self.suspects is not None:
+            ray.get(self.suspects.put_down.remote(self.index))
 
     @staticmethod
     def _add(share: WeightsPass, sample: Prepared) -> None:
@@ -242,9 +268,9 @@ class WeightsActor:
         """Samples done so far, bad ones included."""
         return len(self.rows_taken)
 
-    def taken(self) -> list[int]:
-        """The source rows of all samples that came, bad ones included."""
-        return self.rows_taken
+    def taken(self) -> tuple[list[int], Work]:
+        """The source rows of all samples that came, bad ones included, and the work on them."""
+        return self.rows_taken, self.done
 
     def kept(self) -> tuple[TopTokens | None, TopTokens | None, int]:
         """What this actor kept, for another to merge; through the CPU, which holds more than a device."""

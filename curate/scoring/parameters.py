@@ -14,7 +14,9 @@ class ScoringParameters(MetricParameters):
 
     metrics: tuple[str, ...] = Field(default=tuple(METRICS), description="metrics to compute, the one to rank by first")
     text: Text = Field(default="prompt+chosen", description="tokens scored; the published code takes the prompt alone")
-    hook_layer: int = Field(ge=0, description="features are read after this decoder block")
+    hook_layer: int | None = Field(
+        default=None, ge=0, description="features are read after this decoder block; by default as the SAE's file says"
+    )
     batch_size: int = Field(default=8192, ge=1, description="tokens per forward pass, padding included")
     weight_samples: int = Field(default=1000, ge=1, description="samples that feature weights are computed from")
     top_features: int = Field(default=DEFAULT_TOP_FEATURES, ge=0, description="features listed with each sample")

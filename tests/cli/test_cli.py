@@ -86,7 +86,7 @@ def test_a_configured_team_names_only_its_data_set(exported):
     assert "scores: 60/60" in result.stderr
     assert "toy" not in result.stderr
     record = json.loads((exported / "a" / "run.json").read_text())
-    assert record["arguments"]["sae"] == "demo/sae"
+    assert record["arguments"]["sae"] == str(exported / "demo" / "sae")
     assert record["arguments"]["parameters"]["weight_samples"] == 40
     assert curate("verify", "a", cwd=exported).returncode == 0
     shown = curate("show", "a", "--top", 3, "--json", cwd=exported)

@@ -30,7 +30,7 @@ from curate.manifest.record import (
     write_record,
 )
 from curate.manifest.rows import QuarantineRow, ScoredRow, quarantine_table, scored_table
-from curate.manifest.select import Rule, kept, select
+from curate.manifest.select import Rule, SelectJob, kept, select
 from curate.manifest.sort import sorted_rows
 from curate.manifest.verify import read_tables, verify_run
 
@@ -95,6 +95,7 @@ def record(folder: Path, **changes) -> None:
         "versions": {},
         "counts": counts,
         "timings": {},
+        "throughput": {},
         "notes": [],
         "shards": ShardsRecord(count=len(shards), kept=0, sha256=ledger_sha256(shards.values())),
         "files": files,
@@ -270,7 +271,7 @@ def test_a_folder_without_a_record_says_whether_a_run_was_cut_off(tmp_path):
     ],
 )
 def test_a_rule_keeps_the_best_rows_by_any_metric(run, rule, rows):
-    folder, _ = select(run, rule, None)
+    folder, _ = select(SelectJob(run=str(run), **rule.model_dump()))
     selection = pq.read_table(folder / "selection.parquet").to_pylist()
     assert [row["source_row"] for row in selection] == rows
     assert [row["rank"] for row in selection] == list(range(1, len(rows) + 1))
@@ -287,12 +288,12 @@ def test_ratios_are_exact_decimals(n, thousandths):
 
 
 def test_a_selection_names_its_run_its_rule_and_its_own_hash(run):
-    folder, selection = select(run, Rule(by="l0", ratio=Decimal("0.5")), None)
+    folder, selection = select(SelectJob(run=str(run), by="l0", ratio=Decimal("0.5")))
     assert folder == run / "selections" / "l0-ratio-0.5"
     assert selection.run_hash == file_sha256(run / MANIFEST)
     assert selection.sha256 == file_sha256(folder / "selection.parquet")
     assert (selection.selected, selection.scored) == (5, 10)
-    again, same = select(run, Rule(by="l0", ratio=Decimal("0.5")), None)
+    again, same = select(SelectJob(run=str(run), by="l0", ratio=Decimal("0.5")))
     assert (again, same) == (folder, selection)
     assert [check.name for check in verify_run(run) if not check.ok] == []
 
@@ -305,29 +306,29 @@ def test_a_selection_is_the_same_however_it_was_sorted(run, monkeypatch, tmp_pat
     pq.write_table(pa.table(columns, names), tmp_path / "expected", compression="zstd")
     for sizes in ({}, {"run_rows": 3, "block_rows": 1}):
         monkeypatch.setattr("curate.manifest.select.sorted_rows", partial(sorted_rows, **sizes))
-        folder, _ = select(run, Rule(by="l0", top=7), None)
+        folder, _ = select(SelectJob(run=str(run), by="l0", top=7))
         assert (folder / "selection.parquet").read_bytes() == (tmp_path / "expected").read_bytes()
 
 
 def test_a_selection_that_was_cut_off_can_be_made_again(run, tmp_path):
     (tmp_path / "best").mkdir()
     (tmp_path / "best" / ".selection.parquet.4242.tmp").write_text("half")
-    folder, _ = select(run, Rule(by="l0", top=1), tmp_path / "best")
+    folder, _ = select(SelectJob(run=str(run), by="l0", top=1, output=str(tmp_path / "best")))
     assert {path.name for path in folder.iterdir()} == {"selection.parquet", "selection.json"}
 
 
 def test_what_cannot_be_selected_is_refused(run, tmp_path):
     with pytest.raises(ConfigurationError, match="has cosine, l0"):
-        select(run, Rule(by="ifd", top=1), None)
+        select(SelectJob(run=str(run), by="ifd", top=1))
     with pytest.raises(ConfigurationError, match="no row"):
-        select(run, Rule(by="cosine", min_score=99), None)
+        select(SelectJob(run=str(run), by="cosine", min_score=99))
     with pytest.raises(ConfigurationError, match="holds something else"):
-        select(run, Rule(by="cosine", top=1), run)
+        select(SelectJob(run=str(run), by="cosine", top=1, output=str(run)))
     with pytest.raises(ValueError, match="exactly one"):
         Rule(by="cosine", top=1, min_score=1)
     (run / MANIFEST).write_bytes(b"changed")
     with pytest.raises(DataError, match="see curate verify"):
-        select(run, Rule(by="cosine", top=1), tmp_path / "out")
+        select(SelectJob(run=str(run), by="cosine", top=1, output=str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()
 
 

@@ -14,6 +14,7 @@ from transformers import (
     LlamaConfig,
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
+    LlavaNextModel,
     MistralConfig,
     Qwen2Config,
 )
@@ -21,6 +22,7 @@ from transformers import (
 from curate import demo
 from curate.errors import ConfigurationError, DataError, ImageShape, ReservedToken, TooLong
 from curate.models import inspect_model
+from curate.models.llava_next import device_map
 
 BACKBONES = {"mistral": MistralConfig, "llama": LlamaConfig, "qwen2": Qwen2Config}
 PINPOINTS = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
@@ -70,6 +72,27 @@ def make_model(path, backbone):
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
     rng = random.Random(seed)
     return Image.frombytes("RGB", (width, height), rng.randbytes(width * height * 3))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_several_devices_hold_every_part_once_in_order_and_alike(folder, count):
+    """Which cannot be run here: the map alone is checked."""
+    config = LlavaNextConfig.from_pretrained(folder)
+    devices = [f"cuda:{index}" for index in range(count)]
+    parts = device_map(config, devices)
+    with torch.device("meta"):
+        model = LlavaNextModel(config)
+    sizes = dict.fromkeys(devices, 0)
+    for name, parameter in model.named_parameters():
+        (part,) = [part for part in parts if name == part or name.startswith(f"{part}.")]
+        sizes[parts[part]] += parameter.numel()
+    blocks = [parts[f"language_model.layers.{index}"] for index in range(config.text_config.num_hidden_layers)]
+    assert blocks == sorted(blocks)
+    assert parts["vision_tower"] == parts["language_model.embed_tokens"] == devices[0]
+    assert parts["language_model.norm"] == blocks[-1]
+    largest = max(sum(p.numel() for p in block.parameters()) for block in model.language_model.layers)
+    before = sum(p.numel() for p in model.parameters()) - largest * len(blocks)
+    assert max(sizes.values()) <= max(before, sum(sizes.values()) / count) + largest
 
 
 @pytest.mark.parametrize("hook_layer", [0, 2, 4])

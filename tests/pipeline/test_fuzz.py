@@ -12,6 +12,7 @@ from curate.datasets import DatasetSpec
 from curate.metrics import METRICS
 from curate.models import ModelSpec
 from curate.pipeline.job import ScoreJob
+from curate.pipeline.resources import Resources
 from curate.scoring.parameters import ScoringParameters
 from tests.mutations import JSON, damaged
 
@@ -43,8 +44,8 @@ JOBS = st.builds(
     model=st.builds(ModelSpec, name=WORD),
     parameters=PARAMETERS,
     weights=st.none() | WORD.map(Path),
-    actors=COUNT,
-    gpus_per_actor=st.none() | SHARE,
+    sae=WORD,
+    resources=st.builds(Resources, actors=COUNT, gpus_per_actor=st.none() | SHARE),
     max_error_rate=SHARE,
 )
 WHOLE = ScoreJob(output=Path("run"), parameters=ScoringParameters(hook_layer=1)).model_dump_json().encode()

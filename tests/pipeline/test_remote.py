@@ -15,7 +15,7 @@ from curate.manifest import lock
 from curate.manifest.ledger import read_ledger, shard_file
 from curate.manifest.lock import locked
 from curate.manifest.quarantine import quarantined_rows
-from curate.manifest.select import Rule, select
+from curate.manifest.select import SelectJob, select
 from curate.storage import location
 from tests.pipeline.small import content, failing, job, run
 
@@ -66,7 +66,7 @@ def test_a_run_on_an_object_store_is_resumed_there_and_ends_as_on_disk(whole, bu
     assert content(begun) == content(whole / "run")
     assert failing(begun) == {}
     assert [row["source_row"] for row in quarantined_rows(begun)] == [7, 25]
-    folder, selection = select(begun, Rule(by="l0", top=5), None)
+    folder, selection = select(SelectJob(run=str(begun), by="l0", top=5))
     assert selection.selected == 5
     assert {path.name for path in folder.iterdir()} == {"selection.parquet", "selection.json"}
     assert not (begun / ".lock").exists()

@@ -149,7 +149,7 @@ def test_other_inputs_are_refused_by_name(copy, whole, no_workers, change, messa
 def test_workers_and_limits_may_change_and_the_stored_arguments_are_the_default(copy, no_workers):
     arguments = stored_arguments(copy / "run", {"actors": 2, "sample_timeout": 7.0})
     resumed = ScoreJob.model_validate(arguments)
-    assert (resumed.actors, resumed.sample_timeout, resumed.shard_rows) == (2, 7.0, 10)
+    assert (resumed.resources.actors, resumed.sample_timeout, resumed.shard_rows) == (2, 7.0, 10)
     run(resumed.model_copy(update={"max_error_rate": 1.0}))
     with pytest.raises(ConfigurationError, match="not a run folder"):
         stored_arguments(copy / "data", {})
@@ -210,7 +210,7 @@ def test_data_that_change_and_are_put_back_within_a_session_are_found(copy, whol
     seen = pa.array(["0" * 32, *tables[0]["sample_id"].to_pylist()[1:]])
     tables[0] = tables[0].set_column(tables[0].column_names.index("sample_id"), "sample_id", seen)
 
-    def stream(plan, dataset, ranges, weights_folder, commit, arrived):
+    def stream(plan, dataset, ranges, weights, commit, arrived):
         table.write_bytes(before.replace(b"circle", b"square"))
         for whole_range in ranges:
             commit(whole_range, tables[whole_range[0]])

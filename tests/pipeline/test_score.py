@@ -84,7 +84,7 @@ def test_the_same_settings_give_the_same_bytes(demo_run, tmp_path):
 @pytest.mark.parametrize(("actors", "budget"), [(2, 2000), pytest.param(1, 1, marks=pytest.mark.slow)])
 def test_actors_and_batch_budget_change_no_score_and_no_rank(demo_run, tmp_path, actors, budget):
     folder, _, _ = demo_run
-    run(tmp_path / "run", DEMO, **SMALL, actors=actors, parameters={**FEW, "batch_size": budget})
+    run(tmp_path / "run", DEMO, **SMALL, resources={"actors": actors}, parameters={**FEW, "batch_size": budget})
     one = pq.read_table(folder / MANIFEST).sort_by("source_row").to_pandas()
     other = pq.read_table(tmp_path / "run" / MANIFEST).sort_by("source_row").to_pandas()
     assert list(one.sample_id) == list(other.sample_id)

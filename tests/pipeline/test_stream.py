@@ -9,13 +9,14 @@ from ray.exceptions import ActorDiedError
 
 from curate.errors import RunStopped
 from curate.pipeline import stream
+from curate.pipeline.resources import Resources
 from curate.pipeline.stream import score_ranges
-from curate.pipeline.workers import ROWS, to_bytes
+from curate.pipeline.workers import NO_WORK, ROWS, to_bytes
 
 
 def block(start: int, *rows: int) -> pa.Table:
     table = pa.table({"source_row": list(rows), "n_text_tokens": [2] * len(rows)})
-    return pa.table({"start": [start], "kind": [ROWS], "payload": [to_bytes(table)]})
+    return pa.table({"start": [start], "kind": [ROWS], "payload": [to_bytes(table)], "work": [NO_WORK]})
 
 
 def score(monkeypatch, *attempts: list):
@@ -36,7 +37,8 @@ def score(monkeypatch, *attempts: list):
         committed.append((whole, sorted(rows["source_row"].to_pylist())))
         return True
 
-    the_plan = SimpleNamespace(job=SimpleNamespace(actors=1), gpus_per_actor=0)
+    resources = Resources()
+    the_plan = SimpleNamespace(job=SimpleNamespace(resources=resources), cpus_per_actor=1, gpus_per_actor=0)
     score_ranges(the_plan, None, [(0, 3), (3, 5)], None, commit, arrived.append)  # type: ignore[arg-type]
     return committed, sum(step.rows for step in arrived), sum(step.tokens for step in arrived)
 

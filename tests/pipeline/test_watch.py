@@ -44,7 +44,7 @@ def test_a_sample_in_hand_at_two_deaths_is_left_out_and_named(the_plan, demo_bui
             return demo_builder.build(image, question, response)
 
     def attempt() -> list[Prepared | QuarantineRow]:
-        worker = PrepareWorker(the_plan, the_plan.dataset)
+        worker = PrepareWorker(the_plan, the_plan.dataset, "score")
         worker.watch = Replacement(suspects)  # type: ignore[assignment]
         deadly = Deadly()
         deadly.built, deadly.first_row_of_range = 0, attempts  # type: ignore[attr-defined]
@@ -64,7 +64,7 @@ def test_a_sample_in_hand_at_two_deaths_is_left_out_and_named(the_plan, demo_bui
 def test_a_worker_that_dies_while_it_waits_blames_nobody(the_plan, demo_builder):
     suspects = SuspectList()
     for _ in range(5):
-        worker = PrepareWorker(the_plan, the_plan.dataset)
+        worker = PrepareWorker(the_plan, the_plan.dataset, "score")
         worker.watch = Replacement(suspects)  # type: ignore[assignment]
         samples = worker._samples(demo_builder, 0, 12)
         assert all(isinstance(next(samples), Prepared) for _ in range(3))

@@ -41,7 +41,7 @@ def test_a_batch_travels_unchanged(demo_prepared):
 def test_each_row_of_each_range_comes_out_once_and_batches_never_cross_ranges(tmp_path):
     expected = write_broken_table(tmp_path / "data", rows=60, broken=27)
     the_plan = make_plan(tmp_path, DatasetSpec(name=str(tmp_path / "data")), batch_size=900)
-    prepared = list(PrepareWorker(the_plan, the_plan.dataset)(ranges((0, 25), (25, 60))))
+    prepared = list(PrepareWorker(the_plan, the_plan.dataset, "score")(ranges((0, 25), (25, 60))))
     for block in prepared:
         if block["kind"] == [BATCH]:
             rows = [sample.source_row for sample in unpack(block["payload"][0])]
@@ -49,7 +49,9 @@ def test_each_row_of_each_range_comes_out_once_and_batches_never_cross_ranges(tm
             assert all((row < 25) == (start == 0) for row in rows)
     assert sum(block["kind"] == [BATCH] for block in prepared) > 4
     actor = ScoreActor(the_plan, None)
-    together = {key: [value for block in prepared for value in block[key]] for key in ("start", "kind", "payload")}
+    together = {
+        key: [value for block in prepared for value in block[key]] for key in ("start", "kind", "payload", "made")
+    }
     scored = actor(together)
     assert set(scored["kind"]) == {ROWS}
     rows = [row for payload in scored["payload"] for row in from_bytes(payload).to_pylist()]
@@ -68,7 +70,7 @@ def test_what_cannot_be_loaded_travels_as_a_row(tmp_path):
     bad = dataclasses.replace(the_plan, model=dataclasses.replace(the_plan.model, path=broken))
     for row in (
         ScoreActor(bad, None)({"start": [0], "kind": [BATCH], "payload": [b""]}),
-        next(iter(PrepareWorker(bad, the_plan.dataset)(ranges((0, 3))))),
+        next(iter(PrepareWorker(bad, the_plan.dataset, "score")(ranges((0, 3))))),
     ):
         assert row["kind"] == [FAILURE]
         with pytest.raises(RunStopped, match=r"cannot be loaded|no whole processor"):

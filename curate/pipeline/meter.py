@@ -1,0 +1,96 @@
+"""What actors measure of their own work: for Prometheus as it happens, for `run.json` in sum."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass, fields
+
+from ray.util.metrics import Counter
+
+from curate.manifest.record import Throughput
+from curate.scoring.prepare import Prepared, padded_tokens
+
+# Ray exports them on every node, with `ray_` before the name and `_total` after it, by stage: weights or score.
+COUNTERS = {
+    "prepared_batches": "batches that CPU workers prepared; less curate_batches, those in the queue before the actors",
+    "batches": "batches that actors took up",
+    "samples": "samples that actors ran",
+    "tokens": "their tokens, without padding",
+    "padding_tokens": "padding that was run beside them",
+    "quarantined": "samples that could not be scored",
+    "busy_seconds": "seconds in which an actor computed",
+    "idle_seconds": "seconds in which an actor waited for its next batch",
+    "queued_seconds": "seconds between the end of batches' preparation and their actors' taking them up",
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """Work of actors, in sum; each field is exported as the counter of its name."""
+
+    batches: float = 0
+    samples: float = 0
+    tokens: float = 0
+    padding_tokens: float = 0
+    busy_seconds: float = 0
+    idle_seconds: float = 0
+    queued_seconds: float = 0
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
+
+
+def throughput(work: Work, seconds: float, quarantined: int) -> Throughput:
+    """A stage's figures for `run.json`.
+
+    Args:
+        seconds: that the stage took, its workers' start included.
+    """
+    there = work.busy_seconds + work.idle_seconds
+    run = work.tokens + work.padding_tokens
+    return Throughput(
+        samples=int(work.samples),
+        tokens=int(work.tokens),
+        quarantined=quarantined,
+        samples_per_second=round(work.samples / seconds, 3),
+        tokens_per_second=round(work.tokens / seconds, 1),
+        padding_share=round(work.padding_tokens / run, 4) if run else 0.0,
+        busy_share=round(work.busy_seconds / there, 4) if there else 0.0,
+        # By Little's law: what is in a queue on average is what arrives in a second times how long it stays.
+        queued_batches=round(work.queued_seconds / seconds, 2),
+    )
+
+
+class Meter:
+    """One process's counters of a stage."""
+
+    def __init__(self, stage: str) -> None:
+        self._counters = {
+            name: Counter(f"curate_{name}", description, tag_keys=("stage",)) for name, description in COUNTERS.items()
+        }
+        self._tags = {"stage": stage}
+        self._free_since = time.monotonic()
+
+    def count(self, name: str, amount: float = 1) -> None:
+        """Add to one of `COUNTERS`."""
+        if amount > 0:  # Ray refuses to add nothing
+            self._counters[name].inc(amount, self._tags)
+
+    @contextlib.contextmanager
+    def batch(self, batch: Sequence[Prepared], prepared_at: float, padded: bool) -> Iterator[list[Work]]:
+        """Measure work on a batch, which stands in the list once the block is left.
+
+        Args:
+            prepared_at: the time of day at which a CPU worker was done with it.
+            padded: whether the model runs the batch padded to its longest sample.
+        """
+        begun, done = time.monotonic(), []
+        idle, queued = begun - self._free_since, max(0.0, time.time() - prepared_at)
+        yield done
+        self._free_since = time.monotonic()
+        tokens = sum(len(sample.inputs.input_ids) for sample in batch)
+        padding = padded_tokens(batch) - tokens if padded else 0
+        work = Work(1, len(batch), tokens, padding, self._free_since - begun, idle, queued)
+        for field in fields(work):
+            self.count(field.name, getattr(work, field.name))
+        done.append(work)
