@@ -32,6 +32,11 @@ class Model:
         return [torch.ones(TOKENS, D_MODEL) for _ in batch]
 
 
+def n_parameters(info: ModelInfo, hook_layer: int) -> int:
+    """None."""
+    return 0
+
+
 def load_builder(info: ModelInfo) -> Builder:
     """The builder."""
     return Builder()
@@ -42,7 +47,7 @@ def load_model(info: ModelInfo, hook_layer: int, dtype: torch.dtype, device: str
     return Model()
 
 
-FAMILY = Family("cheap", text_config, load_builder, load_model)
+FAMILY = Family("cheap", text_config, n_parameters, load_builder, load_model)
 
 
 def write_model_and_sae(folder: Path) -> tuple[Path, Path]:

@@ -1,6 +1,7 @@
 """Where runs and data lie: a path on this machine, or a URL that fsspec can reach."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -45,3 +46,13 @@ def absolute(text: str) -> str:
 def local_path(path: UPath | Path) -> Path | None:
     """The path, if it is in this machine's file system, where renames are atomic and locks exist."""
     return Path(str(path)) if isinstance(path, Path) else None
+
+
+def remove(path: UPath) -> None:
+    """Remove a file, or a folder with all that is in it."""
+    if not path.is_dir():
+        path.unlink()
+    elif (local := local_path(path)) is not None:
+        shutil.rmtree(local)
+    else:
+        path.fs.rm(path.path, recursive=True)

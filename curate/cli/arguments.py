@@ -29,13 +29,23 @@ PrintJob = Annotated[
     bool,
     typer.Option("--print-job", help="Print this as a job file for curate run and curate submit, and do nothing."),
 ]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Check all that this needs, estimate its time, and do nothing; see curate doctor."),
+]
 
 
-def print_job_file(job: Any) -> None:
-    """The job's file on standard output."""
-    from curate.jobs.files import write_job
+def only_described(job: Any, print_job: bool, dry_run: bool, json: bool, overwrite: bool = False) -> bool:
+    """Print the job's file, or what a doctor finds, if that is asked for instead of the work; whether it was."""
+    if print_job:
+        from curate.jobs.files import write_job
 
-    print(write_job(job), end="")
+        print(write_job(job), end="")
+    elif dry_run:
+        from curate.cli.doctor import report
+
+        report(job, json=json, overwrite=overwrite)
+    return print_job or dry_run
 
 
 def typed(ctx: typer.Context, name: str) -> bool:

@@ -13,6 +13,7 @@ from curate import __version__
 from curate.cli import (
     datasets,
     demo,
+    doctor,
     jobs,
     logs,
     metrics,
@@ -77,6 +78,7 @@ app.command("quarantine")(quarantine.quarantine)
 app.command("retry")(retry.retry)
 app.command("select")(select.select)
 app.command("verify")(verify.verify)
+app.command("doctor")(doctor.doctor)
 app.command("run")(run.run)
 app.command("submit")(submit.submit)
 app.command("jobs")(jobs.jobs)

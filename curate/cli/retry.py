@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from curate.cli.arguments import PrintJob, RunFolder, print_job_file
+from curate.cli.arguments import DryRun, PrintJob, RunFolder, only_described
 
 
 def retry(
@@ -15,6 +15,7 @@ def retry(
     actors: Annotated[int | None, typer.Option(help="Scoring actors; by default as the run was begun.")] = None,
     address: Annotated[str | None, typer.Option(help="Running Ray cluster; by default as the run was begun.")] = None,
     print_job: PrintJob = False,
+    dry_run: DryRun = False,
     json: Annotated[bool, typer.Option("--json", help="Print run.json.")] = False,
 ) -> None:
     """Score a run's quarantined rows again, and no others, after what kept them out was mended.
@@ -24,9 +25,7 @@ def retry(
     from curate.pipeline.retry import RetryJob
 
     job = RetryJob(run=str(run), sample_timeout=sample_timeout, actors=actors, address=address)
-    if print_job:
-        print_job_file(job)
-    else:
+    if not only_described(job, print_job, dry_run, json):
         run_job(job, json)
 
 

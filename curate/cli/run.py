@@ -5,9 +5,12 @@ from typing import Annotated, Any
 
 import typer
 
+from curate.cli.arguments import DryRun, only_described
+
 
 def run(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Job file.", show_default=False)],
+    dry_run: DryRun = False,
     json: Annotated[bool, typer.Option("--json", help="Print the record of what was made.")] = False,
 ) -> None:
     """Do what a job file says, here.
@@ -20,6 +23,8 @@ def run(
     from curate.jobs.pipeline import PipelineJob
 
     job = read_job(file)
+    if only_described(job, False, dry_run, json):
+        return
     if not isinstance(job, PipelineJob):
         run_job(job, json)
         return

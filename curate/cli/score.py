@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from curate.cli.arguments import PrintJob, folder, print_job_file, typed
+from curate.cli.arguments import DryRun, PrintJob, folder, only_described, typed
 from curate.errors import ConfigurationError
 
 DEMO = "demo"
@@ -185,6 +185,7 @@ def score(
         typer.Option(help="Seconds to wait until the cluster has grown to what is asked.", rich_help_panel=RESOURCES),
     ] = 600,
     print_job: PrintJob = False,
+    dry_run: DryRun = False,
     json: Annotated[bool, typer.Option("--json", help="Print run.json.", rich_help_panel=RUN)] = False,
 ) -> None:
     """Score every sample of a data set and write a ranked manifest.
@@ -208,10 +209,9 @@ def score(
         job = ScoreJob.model_validate(arguments)
     except ValidationError as error:
         raise option_error(error) from error
-    if print_job:
-        print_job_file(job)
-    else:
-        run_job(job, json, overwrite and resume is None)
+    overwrite = overwrite and resume is None
+    if not only_described(job, print_job, dry_run, json, overwrite):
+        run_job(job, json, overwrite)
 
 
 def run_job(job: Any, json: bool = False, overwrite: bool = False) -> None:
@@ -227,7 +227,7 @@ def run_job(job: Any, json: bool = False, overwrite: bool = False) -> None:
         summarize(job.output, record)
 
 
-_NOT_OF_THE_JOB = ("resume", "overwrite", "print_job", "json")
+_NOT_OF_THE_JOB = ("resume", "overwrite", "print_job", "dry_run", "json")
 # Where an option goes in the job, if not under its own name at the top.
 _PLACES: dict[str, tuple[tuple[str, str], ...]] = {
     "dataset": (("dataset", "name"),),

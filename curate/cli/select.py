@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from curate.cli.arguments import PrintJob, RunFolder, folder, print_job_file
+from curate.cli.arguments import DryRun, PrintJob, RunFolder, folder, only_described
 
 
 def _decimal(text: str) -> Decimal:
@@ -32,6 +32,7 @@ def select(
         ),
     ] = None,
     print_job: PrintJob = False,
+    dry_run: DryRun = False,
     json: Annotated[bool, typer.Option("--json", help="Print selection.json.")] = False,
 ) -> None:
     """Keep the best part of a run, by any metric it computed. Needs no model.
@@ -48,9 +49,7 @@ def select(
         job = SelectJob(run=str(run), by=by, ratio=ratio, top=top, min_score=min_score, output=written)
     except ValidationError as error:
         raise option_error(error) from error
-    if print_job:
-        print_job_file(job)
-    else:
+    if not only_described(job, print_job, dry_run, json):
         run_job(job, json)
 
 

@@ -19,6 +19,9 @@ def submit(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Print what it prints until it ends; exit with 1 if it failed.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Look there for what would go wrong with it, as curate doctor does here.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Do what a job file says on a Ray cluster.
@@ -32,6 +35,9 @@ def submit(
     from curate.jobs.submit import Cluster
 
     cluster = Cluster(address)
+    if dry_run:
+        print_until_the_end(cluster, cluster.examine(file, installed).id)
+        return
     submission, new = cluster.submit(file, installed, again)
     if json:
         print_submissions([submission], json=True)

@@ -83,17 +83,25 @@ class Cluster:
             ConfigurationError: the file is wrong, or the job names a cluster of its own.
             DataError: the cluster does not answer as it should.
         """
-        job = read_job(file).absolute()
-        _refuse_address(job)
+        job = _own_cluster(read_job(file).absolute())
         base = submission_id(job)
-        earlier = [each for each in self.list() if each.id == base or each.id.startswith(f"{base}-")]
-        if earlier:
-            last = max(earlier, key=lambda each: _attempt(each.id))
-            if not last.done or (last.state == JobStatus.SUCCEEDED and not again):
-                return last, False
-            name = f"{base}-{_attempt(last.id) + 1}"
-        else:
-            name = base
+        last = self._last(base)
+        if last is not None and (not last.done or (last.state == JobStatus.SUCCEEDED and not again)):
+            return last, False
+        return self._start(job, _next(base, last), "run", job.kind, installed)
+
+    def examine(self, file: Path, installed: bool = False) -> Submission:
+        """Let the cluster find what would go wrong with a job there; arguments and errors as of `submit`."""
+        job = _own_cluster(read_job(file).absolute())
+        base = f"doctor-{submission_id(job).rpartition('-')[2]}"
+        return self._start(job, _next(base, self._last(base)), "doctor", "doctor", installed)[0]
+
+    def _last(self, base: str) -> Submission | None:
+        """The latest attempt at a job."""
+        attempts = [each for each in self.list() if each.id == base or each.id.startswith(f"{base}-")]
+        return max(attempts, key=lambda each: _attempt(each.id), default=None)
+
+    def _start(self, job: Job, name: str, verb: str, kind: str, installed: bool) -> tuple[Submission, bool]:
         with tempfile.TemporaryDirectory() as folder, _errors(self._address):
             (Path(folder) / JOB_FILE).write_text(write_job(job), encoding="utf-8")
             environment: dict = {"working_dir": folder}
@@ -101,10 +109,10 @@ class Cluster:
                 environment |= {"py_modules": [str(PACKAGE)], "pip": _lock()}
             try:
                 self._client.submit_job(
-                    entrypoint=f"python -m curate run {JOB_FILE}",
+                    entrypoint=f"python -m curate {verb} {JOB_FILE}",
                     submission_id=name,
                     runtime_env=environment,
-                    metadata={"curate": job.kind, "output": _output(job)},
+                    metadata={"curate": kind, "output": _output(job)},
                 )
             except RuntimeError:
                 # Somebody else may have submitted the same job a moment ago.
@@ -164,7 +172,12 @@ def _attempt(name: str) -> int:
     return int(parts[2]) if len(parts) == 3 else 1
 
 
-def _refuse_address(job: Job) -> None:
+def _next(base: str, last: Submission | None) -> str:
+    return base if last is None else f"{base}-{_attempt(last.id) + 1}"
+
+
+def _own_cluster(job: Job) -> Job:
+    """The job, if it names no cluster."""
     stages = job.stages.values() if isinstance(job, PipelineJob) else [job]
     for stage in stages:
         address = stage.resources.address if isinstance(stage, ScoreJob) else None
@@ -172,6 +185,7 @@ def _refuse_address(job: Job) -> None:
             address = stage.address
         if address is not None:
             raise ConfigurationError(f"address: {address}: a job runs on the cluster that it is given to; leave it out")
+    return job
 
 
 def _output(job: Job) -> str:

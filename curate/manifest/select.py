@@ -1,6 +1,7 @@
 """The kept fraction of a run: its best rows by a rule, with the run's hash, so that training can trust it."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from tempfile import gettempdir
@@ -21,6 +22,7 @@ from curate.manifest.verify import read_tables
 from curate.storage import Location, absolute, location
 
 SELECTION, SELECTION_FILE = "selection.parquet", "selection.json"
+_OWN = {SELECTION, SELECTION_FILE}
 SELECTION_SCHEMA = pa.schema(
     [
         pa.field("rank", pa.int64()),
@@ -128,11 +130,22 @@ def _columns(metric: str) -> pa.Schema:
     return pa.schema([schema.field(name) for name in ("sample_id", "source_row", metric)])
 
 
-def select(job: SelectJob) -> tuple[UPath, SelectionRecord]:
-    """Write a selection folder, unless it stands as it would be written.
+@dataclass(frozen=True)
+class Choice:
+    """What a selection is: from which run, by which rule, how many rows, into which folder."""
+
+    run: UPath
+    record: RunRecord
+    rule: Rule
+    keep: int
+    folder: UPath
+
+
+def choose(job: SelectJob) -> Choice:
+    """Which rows the job keeps; writes nothing.
 
     Raises:
-        ConfigurationError: the run did not compute the metric, or the rule keeps nothing.
+        ConfigurationError: the run did not compute the metric, the rule keeps nothing, or the folder is not free.
         DataError: the run folder is damaged.
     """
     run = location(job.run)
@@ -146,14 +159,20 @@ def select(job: SelectJob) -> tuple[UPath, SelectionRecord]:
     if keep == 0:
         raise ConfigurationError(f"no row of {run} scores {rule.min_score} or more by {rule.by}")
     folder = location(job.output) if job.output else run / "selections" / str(rule)
+    if folder.is_file() or any(path.name not in _OWN and not LITTER.fullmatch(path.name) for path in _files(folder)):
+        raise ConfigurationError(f"{folder} holds something else; choose another --output")
+    return Choice(run, record, rule, keep, folder)
+
+
+def select(job: SelectJob) -> tuple[UPath, SelectionRecord]:
+    """Write a selection folder, unless it stands as it would be written; errors as of `choose`."""
+    choice = choose(job)
+    run, record, rule, keep, folder = choice.run, choice.record, choice.rule, choice.keep, choice.folder
     if (standing := _standing(folder, record, rule)) is not None:
         return folder, standing
-    left = list(folder.iterdir()) if folder.is_dir() else []
-    if any(path.name not in _OWN and not LITTER.fullmatch(path.name) for path in left) or folder.is_file():
-        raise ConfigurationError(f"{folder} holds something else; choose another --output")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path in left:
+        for path in _files(folder):
             if LITTER.fullmatch(path.name):
                 path.unlink(missing_ok=True)
     except OSError as error:
@@ -165,7 +184,8 @@ def select(job: SelectJob) -> tuple[UPath, SelectionRecord]:
     return folder, selection
 
 
-_OWN = {SELECTION, SELECTION_FILE}
+def _files(folder: UPath) -> list[UPath]:
+    return list(folder.iterdir()) if folder.is_dir() else []
 
 
 def _standing(folder: UPath, record: RunRecord, rule: Rule) -> SelectionRecord | None:

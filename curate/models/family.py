@@ -71,11 +71,13 @@ class Family:
     Attributes:
         model_type: `model_type` in the model's config.json.
         text_config: the part of config.json that describes the text model; raises ConfigurationError if unfit.
+        n_parameters: of (model, hook layer), what is below the cut: how many there are to load.
         load_builder: tokenizer and processor from the model's folder.
         load_model: from (model, hook layer, dtype, device), only what is below the cut.
     """
 
     model_type: str
     text_config: Callable[[Mapping[str, object]], Mapping[str, object]]
+    n_parameters: Callable[[ModelInfo, int], int]
     load_builder: Callable[[ModelInfo], InputBuilder]
     load_model: Callable[[ModelInfo, int, torch.dtype, str], CutModel]

@@ -147,6 +147,21 @@ class LlavaNextCut:
         return [hidden[: len(inputs.input_ids)] for hidden, inputs in zip(output.last_hidden_state, batch, strict=True)]
 
 
+def _cut_config(info: ModelInfo, hook_layer: int) -> Any:
+    config: Any = AutoConfig.from_pretrained(info.path, local_files_only=True)
+    config.text_config.num_hidden_layers = hook_layer + 1
+    if getattr(config.text_config, "layer_types", None):
+        config.text_config.layer_types = config.text_config.layer_types[: hook_layer + 1]
+    return config
+
+
+def n_parameters(info: ModelInfo, hook_layer: int) -> int:
+    """Parameters of what `load_model` loads, counted without loading it."""
+    with torch.device("meta"):
+        model = LlavaNextModel(_cut_config(info, hook_layer))
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def device_map(config: LlavaNextConfig, devices: Sequence[str]) -> dict[str, str]:
     """Which device holds which part of the model, in the order of computing, each with about as many parameters.
 
@@ -179,10 +194,7 @@ def load_model(info: ModelInfo, hook_layer: int, dtype: torch.dtype, device: str
     Raises:
         ConfigurationError: weights are missing (they would be random, as `image_newline` once was) or damaged.
     """
-    config: Any = AutoConfig.from_pretrained(info.path, local_files_only=True)
-    config.text_config.num_hidden_layers = hook_layer + 1
-    if getattr(config.text_config, "layer_types", None):
-        config.text_config.layer_types = config.text_config.layer_types[: hook_layer + 1]
+    config = _cut_config(info, hook_layer)
     several = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if device == "cuda" else []
     spread: Any = {"device_map": device_map(config, several)} if len(several) > 1 else {}
     try:
@@ -219,4 +231,4 @@ def _quiet() -> Iterator[None]:
         transformers_logging.enable_progress_bar()
 
 
-FAMILY = Family("llava_next", text_config, load_builder, load_model)
+FAMILY = Family("llava_next", text_config, n_parameters, load_builder, load_model)

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import ray
@@ -22,6 +22,7 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_TO_LOOK_AT_FILES = 60
 
 Amounts = Mapping[str, float]
+FEWER = "lower --actors, --min-actors, --prepare-workers or --gpus-per-actor"
 
 
 @contextlib.contextmanager
@@ -35,7 +36,8 @@ def local_or_remote_ray(the_plan: Plan, report: Report) -> Iterator[None]:
     with connected(resources.cluster, resources.actors * the_plan.cpus_per_actor):
         _wait_for_resources(the_plan, report)
         if resources.cluster is not None:
-            _check_files_on_nodes(the_plan)
+            for unseen in unseen_files(the_plan):
+                raise ConfigurationError(unseen)
         context = ray.data.DataContext.get_current()
         context.raise_original_map_exception = True
         context.enable_progress_bars = False
@@ -57,17 +59,41 @@ def prepare_needs(the_plan: Plan) -> dict[str, float]:
     return {"CPU": 1, **the_plan.job.resources.prepare_resources}
 
 
-def shortage(the_plan: Plan, have: Amounts) -> dict[str, tuple[float, float]]:
-    """What the fewest actors and the workers need and the cluster has too little of: needed and there, by name."""
+def prepare_workers(the_plan: Plan, cpus: float) -> int:
+    """How many workers prepare on a cluster of so many CPUs: at the most one for each that the fewest actors leave."""
     resources = the_plan.job.resources
+    free = max(1, int(cpus) - resources.fewest * the_plan.cpus_per_actor)
+    return min(resources.prepare_workers or max(1, free - resources.fewest), free)
+
+
+def nodes() -> list[Amounts]:
+    """What each node of the cluster has."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def places(needs: Amounts, there: Sequence[Amounts]) -> int:
+    """How many actors with these needs the nodes have room for; one actor does not stretch over two nodes."""
+    needed = {name: amount for name, amount in needs.items() if amount > 0}
+    return sum(min(int(node.get(name, 0) / amount + 1e-6) for name, amount in needed.items()) for node in there)
+
+
+def shortage(the_plan: Plan, there: Sequence[Amounts]) -> str | None:
+    """What the fewest actors and the workers need and the nodes have too little of, in words."""
+    resources, needs = the_plan.job.resources, actor_needs(the_plan)
     need: dict[str, float] = {}
-    for count, each in (
-        (resources.fewest, actor_needs(the_plan)),
-        (resources.prepare_workers or 1, prepare_needs(the_plan)),
-    ):
+    for count, each in ((resources.fewest, needs), (resources.prepare_workers or 1, prepare_needs(the_plan))):
         for name, amount in each.items():
             need[name] = need.get(name, 0) + count * amount
-    return {name: (amount, have.get(name, 0)) for name, amount in need.items() if have.get(name, 0) < amount}
+    have = {name: sum(node.get(name, 0) for node in there) for name in need}
+    short = [
+        f"{amount:g} {name}s, and there are {have[name]:g}" for name, amount in need.items() if have[name] < amount
+    ]
+    if short:
+        return ", ".join(short)
+    if (room := places(needs, there)) < resources.fewest:
+        each = " and ".join(f"{amount:g} {name}s" for name, amount in needs.items())
+        return f"{resources.fewest} × {each} on one node, and there is room for {room}"
+    return None
 
 
 def _wait_for_resources(the_plan: Plan, report: Report) -> None:
@@ -76,13 +102,9 @@ def _wait_for_resources(the_plan: Plan, report: Report) -> None:
     until = time.monotonic() + (resources.cluster_wait if resources.cluster else 0)
     asked = False
     try:
-        while short := shortage(the_plan, ray.cluster_resources()):
-            lacks = ", ".join(f"{amount:g} {name}s, and there are {there:g}" for name, (amount, there) in short.items())
+        while (lacks := shortage(the_plan, nodes())) is not None:
             if time.monotonic() >= until:
-                raise ConfigurationError(
-                    f"the actors and workers need {lacks}; lower --actors, --min-actors, --prepare-workers or "
-                    "--gpus-per-actor"
-                )
+                raise ConfigurationError(f"the actors and workers need {lacks}; {FEWER}")
             if not asked:
                 workers = [prepare_needs(the_plan)] * (resources.prepare_workers or 1)
                 request_resources(bundles=[actor_needs(the_plan)] * resources.fewest + workers)
@@ -102,23 +124,21 @@ def files_of(the_plan: Plan) -> list[Path]:
     return [path for path in paths if path is not None]
 
 
-def nodes_without(paths: list[Path]) -> dict[str, str]:
-    """The first path that each node does not see, by node."""
+def unseen_files(the_plan: Plan) -> list[str]:
+    """What workers read and a node does not see, each with what to do."""
+    paths = files_of(the_plan)
 
     def missing() -> str | None:
         return next((str(path) for path in paths if not path.exists()), None)
 
     look = ray.remote(num_cpus=0)(missing)
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    strategies = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    strategies = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in alive]
     looks = [look.options(scheduling_strategy=strategy).remote() for strategy in strategies]
     found = ray.get(looks, timeout=_SECONDS_TO_LOOK_AT_FILES)
-    return {node["NodeManagerAddress"]: path for node, path in zip(nodes, found, strict=True) if path is not None}
-
-
-def _check_files_on_nodes(the_plan: Plan) -> None:
-    for node, path in nodes_without(files_of(the_plan)).items():
-        raise ConfigurationError(
-            f"the node {node} does not see {path}: put it on storage that every node has at the same path, or give a "
-            f"URL such as s3://bucket/data, or for a model its hub id, such as {DEFAULT_MODEL}"
-        )
+    return [
+        f"the node {node['NodeManagerAddress']} does not see {path}: put it on storage that every node has at the same "
+        f"path, or give a URL such as s3://bucket/data, or for a model its hub id, such as {DEFAULT_MODEL}"
+        for node, path in zip(alive, found, strict=True)
+        if path is not None
+    ]

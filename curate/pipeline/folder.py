@@ -1,7 +1,5 @@
 """A run's folder at the beginning of a session: new, or found with what an earlier session left."""
 
-import shutil
-
 from upath import UPath
 
 from curate.errors import ConfigurationError, DataError, WorkerLost
@@ -12,7 +10,7 @@ from curate.manifest.lock import LOCK
 from curate.manifest.record import MANIFEST, QUARANTINE, RUN_FILE, SHARDS_FOLDER, WEIGHTS_FOLDER
 from curate.pipeline.job import Plan
 from curate.pipeline.session import Progress, Report
-from curate.storage import local_path
+from curate.storage import remove
 
 SELECTIONS = "selections"
 _OWN = {LOCK, INPUTS_FILE, RUN_FILE, MANIFEST, QUARANTINE, SHARDS_FOLDER, WEIGHTS_FOLDER, SELECTIONS}
@@ -76,20 +74,11 @@ def _sweep(run: UPath, everything: bool) -> None:
         if path.name == LOCK:
             continue
         if everything or LITTER.fullmatch(path.name):
-            _remove(path)
+            remove(path)
         elif path.name in (SHARDS_FOLDER, WEIGHTS_FOLDER):
             for inner in list(path.iterdir()):
                 if LITTER.fullmatch(inner.name):
                     inner.unlink()
-
-
-def _remove(path: UPath) -> None:
-    if not path.is_dir():
-        path.unlink()
-    elif (local := local_path(path)) is not None:
-        shutil.rmtree(local)
-    else:
-        path.fs.rm(path.path, recursive=True)
 
 
 def sound_shards(the_plan: Plan, run: UPath, begun: RunInputs, report: Report) -> tuple[dict[int, Shard], list[str]]:

@@ -2,9 +2,10 @@
 
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -109,12 +110,16 @@ class Plan:
     sae: DictionaryInfo
     hook_layer: int
     data_stamp: str
-    dataset_sha256: str
     weights: WeightsRecord | None
     device: str
     dtype: torch.dtype
     cpus_per_actor: int
     notes: tuple[str, ...]
+
+    @cached_property
+    def dataset_sha256(self) -> str:
+        """Of the data's content. All of it is read, which may take hours, the first time that this is asked for."""
+        return self.dataset.fingerprint()
 
     @property
     def gpus_per_actor(self) -> float:
@@ -122,6 +127,15 @@ class Plan:
             return 0.0
         gpus = self.job.resources.gpus_per_actor
         return 1.0 if gpus is None else gpus
+
+
+class Pair(NamedTuple):
+    """A model and a dictionary that fit each other, the layer that they agree on, and what a reader should know."""
+
+    model: ModelInfo
+    sae: DictionaryInfo
+    hook_layer: int
+    notes: tuple[str, ...]
 
 
 def hook_layer(sae: DictionaryInfo, asked: int | None) -> int:
@@ -155,9 +169,15 @@ def plan(job: ScoreJob, overwrite: bool = False) -> Plan:
     """
     job = job.absolute()
     dataset = open_dataset(job.dataset)
+    return fitted(job, dataset, agreeing(job), overwrite)
+
+
+def fitted(job: ScoreJob, dataset: Dataset, pair: Pair, overwrite: bool = False) -> Plan:
+    """The plan of a job whose paths are absolute, over its opened data and its model and dictionary; as `plan`."""
+    model, sae, layer, notes = pair
+    notes = list(notes)
     # Before the content is hashed: what changes meanwhile must look changed.
     stamp = dataset.stamp()
-    model, sae, layer, notes = agreeing(job)
     if job.model.name == DEMO and job.dataset.name != DEMO:
         notes.append("the demo model knows only its toy world: ranks of other data say nothing about quality")
     if len(dataset) < dataset.source.n_rows:
@@ -181,7 +201,6 @@ def plan(job: ScoreJob, overwrite: bool = False) -> Plan:
         sae=sae,
         hook_layer=layer,
         data_stamp=stamp,
-        dataset_sha256=dataset.fingerprint(),
         weights=weights,
         device=device,
         dtype=dtype,
@@ -190,15 +209,15 @@ def plan(job: ScoreJob, overwrite: bool = False) -> Plan:
     )
 
 
-def agreeing(job: ScoreJob) -> tuple[ModelInfo, DictionaryInfo, int, list[str]]:
-    """The job's model and dictionary, the hook layer that they agree on, and what a reader of the scores should know.
+def agreeing(job: ScoreJob) -> Pair:
+    """The job's model and dictionary.
 
     Raises:
         ConfigurationError: they do not fit each other.
         DataError: the hub cannot be reached.
     """
-    model = inspect_model(resolve_demo(job.model.name, demo.MODEL))
     sae = inspect_dictionary(resolve_demo(job.sae, demo.SAE))
+    model = inspect_model(resolve_demo(job.model.name, demo.MODEL))
     _check_weight_files(model, sae)
     notes = list(sae.notes)
     layer = hook_layer(sae, job.parameters.hook_layer)
@@ -218,7 +237,7 @@ def agreeing(job: ScoreJob) -> tuple[ModelInfo, DictionaryInfo, int, list[str]]:
         notes.append(f"the SAE was {difference}")
     elif sae.model_hash is None and sae.model_name is None:
         notes.append(f"the SAE in {sae.path} does not say which model it was trained on")
-    return model, sae, layer, notes
+    return Pair(model, sae, layer, tuple(notes))
 
 
 def _check_weight_files(model: ModelInfo, sae: DictionaryInfo) -> None:

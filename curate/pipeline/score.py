@@ -39,10 +39,11 @@ def score(job: ScoreJob, report: Report, announce: Callable[[Plan, int], None], 
     run = location(job.output)
     check_output(run, overwrite)
     the_plan = plan(job, overwrite)
+    wanted = inputs(the_plan)
     go_on = f"curate score --resume {run}"
     with locked(run), resumable(go_on):
         check_output(run, overwrite)  # hashing may have taken hours
-        begun = open_folder(run, inputs(the_plan), overwrite)
+        begun = open_folder(run, wanted, overwrite)
         shards, notes = sound_shards(the_plan, run, begun, report)
         step, total = job.shard_rows, len(the_plan.dataset)
         budget = math.floor(job.max_error_rate * total + 1e-9)  # 29 of 100 are not more than 0.29

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from curate.datasets import Dataset
 from curate.errors import RunStopped, first_line
-from curate.pipeline.cluster import actor_needs, prepare_needs
+from curate.pipeline.cluster import actor_needs, prepare_needs, prepare_workers
 from curate.pipeline.job import Plan
 from curate.pipeline.meter import Work
 from curate.pipeline.watch import suspect_list
@@ -42,10 +42,8 @@ def prepared(
 ) -> ray.data.Dataset:
     """The stream of packed batches: one row a batch, made by a pool of CPU workers."""
     items = [{"start": start, "stop": stop} for start, stop in ranges]
-    needs, resources = prepare_needs(the_plan), the_plan.job.resources
-    # What the scoring actors leave; `local_or_remote_ray` has seen to it that this is one CPU at least.
-    free = max(1, int(ray.cluster_resources()["CPU"]) - resources.fewest * the_plan.cpus_per_actor)
-    workers = min(resources.prepare_workers or max(1, free - resources.fewest), free, len(items))
+    needs = prepare_needs(the_plan)
+    workers = min(prepare_workers(the_plan, ray.cluster_resources()["CPU"]), len(items))
     return ray.data.from_items(items, override_num_blocks=min(len(items), _MOST_BLOCKS)).map_batches(
         PrepareWorker,
         fn_constructor_args=(the_plan, dataset, stage, suspects),

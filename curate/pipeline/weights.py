@@ -100,8 +100,12 @@ def _actors(the_plan: Plan, dataset: Dataset, suspects: ActorHandle | None) -> l
     needs = actor_needs(the_plan)
     options = {"num_cpus": needs.pop("CPU"), "num_gpus": needs.pop("GPU", 0), "resources": needs, "max_concurrency": 2}
     remote = WeightsActor.options(**options).remote
-    actors = min(the_plan.job.resources.fewest, ceil(len(dataset) / _FEWEST_SAMPLES_AN_ACTOR))
-    return [remote(the_plan, dataset.rows, index, suspects) for index in range(actors)]
+    return [remote(the_plan, dataset.rows, index, suspects) for index in range(weight_actors(the_plan, len(dataset)))]
+
+
+def weight_actors(the_plan: Plan, samples: int) -> int:
+    """How many actors compute feature weights from so many samples."""
+    return min(the_plan.job.resources.fewest, ceil(samples / _FEWEST_SAMPLES_AN_ACTOR))
 
 
 def _in_dead_hands(actors: list, suspects: ActorHandle | None) -> list[int]:

@@ -169,3 +169,17 @@ def test_a_cluster_that_is_too_small_is_waited_for_and_then_refused(nodes, tmp_p
     assert time.monotonic() - started > 2
     assert "waiting for the cluster: it needs 51 CPUs, and there are " in result.stderr
     assert "the actors and workers need 51 CPUs" in result.stderr.splitlines()[-1]
+
+
+def test_a_dry_run_looks_where_the_job_would_run(nodes, tmp_path):
+    (tmp_path / "job.yaml").write_text(JOB.format(rows=30))
+    result = on(nodes, tmp_path, "submit", "job.yaml", "--installed", "--dry-run")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "ok   files: every node sees the data, model and SAE" in result.stdout
+    assert "nodes, " in result.stdout
+    assert "ok   time: about " in result.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["job.yaml"]
+    (tmp_path / "job.yaml").write_text(JOB.format(rows=30).replace("actors: 2", "actors: 2, cpus_per_actor: 3"))
+    result = on(nodes, tmp_path, "submit", "job.yaml", "--installed", "--dry-run")
+    assert "waits 600 seconds for an autoscaler to add them" in result.stdout
+    assert "warn throughput: no node has what an actor needs now" in result.stdout

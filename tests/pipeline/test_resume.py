@@ -30,6 +30,7 @@ from curate.pipeline import job as job_module
 from curate.pipeline import score as score_module
 from curate.pipeline.folder import check_output, open_folder
 from curate.pipeline.job import ScoreJob, inputs, plan
+from curate.pipeline.meter import Work
 from curate.pipeline.retry import retry
 from curate.storage import location
 from tests.pipeline.small import content, failing, job, run
@@ -139,7 +140,7 @@ def test_other_inputs_are_refused_by_name(copy, whole, no_workers, change, messa
         shutil.copytree(demo.MODEL, copy / "model")
         config = json.loads((copy / "model" / "config.json").read_text())
         (copy / "model" / "config.json").write_text(json.dumps(config))
-        change = {"model": ModelSpec(name=str(copy / "model")), "allow_model_mismatch": True}
+        change = {"model": ModelSpec(name=str(copy / "model")), "sae": "demo", "allow_model_mismatch": True}
     with pytest.raises(ConfigurationError, match=message) as refusal:
         run(job(copy / "run", copy / "data", **change))
     assert "choose another --output, or replace it with --overwrite" in str(refusal.value)
@@ -356,7 +357,8 @@ def test_weights_that_were_lost_are_computed_again_and_must_be_the_same(copy, wh
     _, weights = read_weights(copy / "run")
     shutil.rmtree(copy / "run" / "weights")
     monkeypatch.setattr(score_module, "local_or_remote_ray", lambda *_: contextlib.nullcontext())
-    monkeypatch.setattr(score_module, "make_weights", lambda *_: weights.model_copy(update={"sha256": "other"}))
+    other = weights.model_copy(update={"sha256": "other"})
+    monkeypatch.setattr(score_module, "make_weights", lambda *_: (other, Work()))
     with pytest.raises(DataError, match="were lost or replaced"):
         run(job(copy / "run", copy / "data"))
 

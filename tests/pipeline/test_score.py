@@ -186,6 +186,7 @@ def test_a_model_file_that_breaks_on_loading_is_one_line_not_a_ray_error(tmp_pat
                 tmp_path / metrics[0],
                 DatasetSpec(limit=20),
                 model=ModelSpec(name=str(tmp_path / "model")),
+                sae="demo",
                 allow_model_mismatch=True,
                 parameters={"metrics": metrics},
             )

@@ -1,0 +1,78 @@
+"""Can a run be written here? Whether storage keeps the promises that a run folder rests on, by trying them."""
+
+import time
+import uuid
+from shutil import disk_usage
+
+from upath import UPath
+
+from curate.errors import ConfigurationError
+from curate.manifest.atomic import write_text
+from curate.manifest.lock import locked
+from curate.storage import local_path, remove
+
+# Shards, manifest and, while ranking, the sort's own files; measured with four metrics and ten top features.
+BYTES_PER_ROW = 900
+_TRIES = 5
+
+
+def unfit(run: UPath) -> str | None:
+    """Why a run folder cannot be kept here, and what to do; None if it can.
+
+    Writes, replaces, reads back, locks twice and removes a folder beside the run's; nothing stays.
+    """
+    parent = _nearest(run)
+    trial = parent / f".curate-trial-{uuid.uuid4().hex[:8]}"
+    try:
+        trial.mkdir(parents=True)
+        file = trial / "file"
+        for content in ("one", "other"):  # the second takes the place of the first, by a rename where there are renames
+            write_text(file, content)
+            if file.read_text() != content or [path.name for path in trial.iterdir()] != [file.name]:
+                return f"{parent} does not give back what was written to it; choose another --output"
+        with locked(trial):
+            if _locked_twice(trial):
+                return f"{parent} lets two processes hold one lock, so that two could write one run: choose another"
+    except (OSError, ConfigurationError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return f"{parent} cannot hold a run ({why}); choose another --output"
+    finally:
+        if trial.exists():
+            remove(trial)
+    return None
+
+
+def _locked_twice(folder: UPath) -> bool:
+    try:
+        with locked(folder):
+            return True
+    except ConfigurationError:
+        return False
+
+
+def commit_seconds(run: UPath) -> float:
+    """How long one small file takes to be written and synced here, in the median; a shard takes two."""
+    trial = _nearest(run) / f".curate-trial-{uuid.uuid4().hex[:8]}"
+    seconds = []
+    try:
+        for _ in range(_TRIES):
+            start = time.monotonic()
+            write_text(trial, "x")
+            seconds.append(time.monotonic() - start)
+    finally:
+        trial.unlink(missing_ok=True)
+    return sorted(seconds)[_TRIES // 2]
+
+
+def free_bytes(run: UPath) -> int | None:
+    """Free space where the run is to be; None on an object store, which has no end."""
+    local = local_path(_nearest(run))
+    return None if local is None else disk_usage(local).free
+
+
+def _nearest(run: UPath) -> UPath:
+    """The run's folder, or the nearest thing above it that is there."""
+    path = run if local_path(run) is None else run.absolute()
+    while local_path(path) is not None and not path.exists():
+        path = path.parent
+    return path if local_path(path) is not None else path.parent

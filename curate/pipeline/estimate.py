@@ -1,0 +1,55 @@
+"""How long a run takes, and how many GPU hours, from what a probe measured."""
+
+from dataclasses import dataclass
+from math import ceil
+
+from curate.pipeline.job import Plan
+from curate.pipeline.probe import Probe
+from curate.pipeline.weights import weight_actors
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of a whole run.
+
+    Attributes:
+        seconds: from the command to the manifest; samples_per_second: while it scores.
+        actors_wait: whether preparation, not the actors, sets the pace.
+    """
+
+    samples: int
+    seconds: float
+    samples_per_second: float
+    gpu_hours: float
+    actors_wait: bool
+
+
+def estimate(plan: Plan, probe: Probe, samples: int, workers: int, start_seconds: float, cores: int | None) -> Estimate:
+    """The run's time: starts of its processes, then its weights, then its scores.
+
+    Args:
+        samples: to score.
+        workers: that prepare.
+        start_seconds: until a new process works: its imports, its model.
+        cores: of this machine, where actors and workers are to share them; None on a cluster, which divides them.
+    """
+    actors = plan.job.resources.actors
+    busy = plan.cpus_per_actor if plan.device == "cpu" else 0
+
+    def pace(actor_seconds: float, actors: int) -> float:
+        """Seconds between one sample and the next."""
+        shared = (actor_seconds * busy + probe.prepare_seconds) / cores if cores else 0.0
+        return max(actor_seconds / actors, probe.prepare_seconds / workers, shared)
+
+    score = pace(probe.score_seconds, actors)
+    seconds = start_seconds + samples * score
+    if probe.weights_seconds:
+        weight_samples = min(plan.job.parameters.weight_samples, len(plan.dataset))
+        seconds += start_seconds + weight_samples * pace(probe.weights_seconds, weight_actors(plan, weight_samples))
+    return Estimate(
+        samples=samples,
+        seconds=seconds,
+        samples_per_second=1 / score,
+        gpu_hours=actors * plan.gpus_per_actor * ceil(seconds) / 3600,
+        actors_wait=probe.prepare_seconds / workers > probe.score_seconds / actors,
+    )

@@ -1,0 +1,314 @@
+"""What would go wrong with a run, and how long it would take: found before it is paid for."""
+
+import os
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from math import ceil
+from typing import Literal, TypeVar
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+from rich.filesize import decimal
+
+from curate.datasets import Dataset, open_dataset
+from curate.errors import CurateError, SampleError, first_line
+from curate.manifest.fitness import BYTES_PER_ROW, commit_seconds, free_bytes, unfit
+from curate.manifest.ledger import read_ledger
+from curate.pipeline.cluster import (
+    FEWER,
+    actor_needs,
+    nodes,
+    places,
+    prepare_workers,
+    shortage,
+    unseen_files,
+)
+from curate.pipeline.connection import connected
+from curate.pipeline.estimate import Estimate, estimate
+from curate.pipeline.folder import check_output
+from curate.pipeline.job import Pair, Plan, ScoreJob, agreeing, fitted
+from curate.pipeline.probe import Probe, probe
+from curate.storage import location
+
+SAMPLES = 16
+# Above these, warn: longer samples need more memory, others use the store too, and a slow disk holds up the driver.
+_MEMORY_SHARE, _STORE_SHARE, _COMMIT_SECONDS = 0.9, 0.5, 1.0
+_SHOWN_CHARACTERS = 40
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of a preflight. Where the state is not `ok`, the text says what to do.
+
+    Attributes:
+        numbers: what was measured, for machines: seconds, bytes, samples.
+    """
+
+    check: str
+    state: Literal["ok", "warn", "fail"]
+    text: str
+    numbers: Mapping[str, float] | None = None
+
+
+T = TypeVar("T")
+Step = Generator[Finding, None, T | None]
+
+
+def tried(check: str, do: Callable[[], T], say: Callable[[T], str]) -> Step[T]:
+    """What `do` returns and a line about it; or None, and a line with the error, which says what to do."""
+    try:
+        value = do()
+    except CurateError as error:
+        yield Finding(check, "fail", str(error))
+        return None
+    yield Finding(check, "ok", say(value))
+    return value
+
+
+def examine(
+    job: ScoreJob, price: float | None = None, samples: int | None = None, overwrite: bool = False
+) -> Iterator[Finding]:
+    """Try all that a scoring run rests on; what depends on something that failed is left out.
+
+    Args:
+        price: of a GPU hour.
+        samples: how many are to be scored, if not all.
+        overwrite: as for `score`.
+    """
+    job = job.absolute()
+    dataset = yield from tried("data", lambda: open_dataset(job.dataset), _data)
+    positions: list[int] = []
+    if dataset is not None:
+        positions = _spread(len(dataset))
+        yield from _sample(dataset, positions)
+    pair = yield from tried("model and SAE", lambda: agreeing(job), lambda pair: _pair(job, pair))
+    yield from tried("output", lambda: _output(job.output, overwrite), str)
+    yield from storage(job.output, 0 if dataset is None else len(dataset))
+    if dataset is None or pair is None:
+        return
+    plan = yield from tried("settings", lambda: fitted(job, dataset, pair, overwrite), _settings)
+    if plan is not None:
+        for note in plan.notes:
+            yield Finding("note", "warn", note)
+        yield from _on_the_cluster(plan, positions, len(dataset) if samples is None else samples, price)
+
+
+def _spread(n_rows: int) -> list[int]:
+    """Positions from all over the data."""
+    count = min(SAMPLES, n_rows)
+    return [index * n_rows // count for index in range(count)]
+
+
+def _count(number: float, what: str) -> str:
+    return f"{number:,g} {what}{'' if number == 1 else 's'}"
+
+
+def _data(dataset: Dataset) -> str:
+    columns = ", ".join(dataset.layout.columns)
+    return f"{len(dataset):,} rows of {dataset.name}, with the columns {columns}"
+
+
+def _sample(dataset: Dataset, positions: list[int]) -> Iterator[Finding]:
+    rows = list(dataset.samples(positions))
+    good = [sample for _, sample in rows if not isinstance(sample, SampleError)]
+    bad = [(row, error) for row, error in rows if isinstance(error, SampleError)]
+    if good:
+        first = good[0]
+        texts = (f"“{_short(text)}”" for text in (first.question, first.chosen, first.rejected))
+        what = "row {}: {} × {} pixels; question {}, chosen {}, rejected {}".format(
+            first.source_row, first.image.width, first.image.height, *texts
+        )
+        yield Finding("sample", "ok", what)
+    if bad:
+        row, error = bad[0]
+        what = f"{len(bad)} of {len(rows)} samples would be quarantined; row {row:,}: {type(error).__name__}, {error}"
+        yield Finding("sample", "warn" if good else "fail", f"{what}; mend the data, or see --columns and --data-dir")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 1]}…"
+
+
+def _pair(job: ScoreJob, pair: Pair) -> str:
+    model, sae, layer, _ = pair
+    return (
+        f"{job.model.name} is cut after layer {layer} of {model.n_layers}; the SAE reads its width {sae.d_model} and "
+        f"has {sae.d_sae:,} features"
+    )
+
+
+def _settings(plan: Plan) -> str:
+    metrics = ", ".join(plan.job.parameters.metrics)
+    return f"{metrics} of {plan.job.parameters.text} on {plan.device} in {str(plan.dtype).removeprefix('torch.')}"
+
+
+def _output(output: str, overwrite: bool) -> str:
+    run = location(output)
+    check_output(run, overwrite)
+    if not (done := len(read_ledger(run))):
+        return f"{output} is free for a run"
+    return f"{output} holds a run with {done:,} shards, which {'is replaced' if overwrite else 'goes on'}"
+
+
+def storage(output: str, rows: int) -> Iterator[Finding]:
+    """Whether files can be kept at `output` as a run needs it: renames, syncs, locks and room for so many rows."""
+    run = location(output)
+    if (why := unfit(run)) is not None:
+        yield Finding("storage", "fail", why)
+        return
+    seconds, free, needed = commit_seconds(run), free_bytes(run), rows * BYTES_PER_ROW
+    numbers = {"commit_seconds": seconds, "needed_bytes": needed, **({} if free is None else {"free_bytes": free})}
+    what = f"replaces, syncs and locks files, one in {1000 * seconds:.1f} ms"
+    room = f"{decimal(needed)} needed, {'no end of it' if free is None else decimal(free)} free"
+    if free is not None and free < needed:
+        yield Finding("storage", "fail", f"too little room ({room}): choose another --output", numbers)
+    elif seconds > _COMMIT_SECONDS:
+        yield Finding("storage", "warn", f"{what}: slow; raise --shard-rows, so that fewer are written", numbers)
+    else:
+        yield Finding("storage", "ok", f"{what}; {room}", numbers)
+
+
+def _on_the_cluster(plan: Plan, positions: list[int], samples: int, price: float | None) -> list[Finding]:
+    resources = plan.job.resources
+    found: list[Finding] = []
+    try:
+        with connected(resources.cluster, resources.actors * plan.cpus_per_actor):
+            found += _cluster(plan)
+            there = nodes()
+            if not places(actor_needs(plan), there):
+                what = "no node has what an actor needs now, so nothing was measured: start one and look again"
+                return [*found, Finding("throughput", "warn", what)]
+            if any(finding.state == "fail" for finding in found):
+                return found
+            begun = time.monotonic()
+            measured = _probe(
+                plan, positions, ceil(resources.actors / sum(places(actor_needs(plan), [n]) > 0 for n in there))
+            )
+            start_seconds = time.monotonic() - begun - len(positions) * measured.prepare_seconds
+            start_seconds -= measured.samples * (measured.score_seconds + measured.weights_seconds)
+            cpus, store = (sum(node.get(name, 0) for node in there) for name in ("CPU", "object_store_memory"))
+    except CurateError as error:
+        return [*found, Finding("throughput" if found else "cluster", "fail", str(error))]
+    except RayTaskError as error:
+        return [*found, Finding("throughput", "fail", first_line(error.cause))]
+    except RayError as error:
+        killed = f"the process that tried it was killed, as when memory does not suffice ({first_line(error)})"
+        return [*found, Finding("throughput", "fail", f"{killed}: {FEWER}, or --batch-size")]
+    workers = prepare_workers(plan, cpus)
+    cores = os.cpu_count() if resources.cluster is None else None
+    time_needed = estimate(plan, measured, samples, workers, start_seconds, cores)
+    return [
+        *found,
+        *_memory(plan, measured),
+        _store(measured, workers, resources.actors, int(store)),
+        _throughput(measured, workers, time_needed),
+        _time(plan, time_needed, workers, price),
+    ]
+
+
+def _cluster(plan: Plan) -> Iterator[Finding]:
+    resources, there = plan.job.resources, nodes()
+    cpus, gpus = (sum(node.get(name, 0) for node in there) for name in ("CPU", "GPU"))
+    if resources.cluster is None:  # Ray here is told of more CPUs than there are: actors and workers share them
+        have = f"Ray starts on this machine, which has {_count(os.cpu_count() or 1, 'core')}, {_count(gpus, 'GPU')}"
+    else:
+        where = f"the cluster at {resources.cluster} has {_count(len(there), 'node')}"
+        have = f"{where}, {_count(cpus, 'CPU')}, {_count(gpus, 'GPU')}"
+    if (lacks := shortage(plan, there)) is None:
+        yield Finding("cluster", "ok", f"{have}: room for {_count(resources.fewest, 'actor')} and workers")
+    elif resources.cluster and resources.cluster_wait:
+        yield Finding(
+            "cluster",
+            "warn",
+            f"{have}; the run needs {lacks}, and waits {resources.cluster_wait:g} seconds for an autoscaler to "
+            f"add them (--cluster-wait); or {FEWER}",
+        )
+    else:
+        yield Finding("cluster", "fail", f"{have}; the run needs {lacks}: {FEWER}")
+    if resources.cluster:
+        unseen = unseen_files(plan)
+        yield from (Finding("files", "fail", text) for text in unseen)
+        if not unseen:
+            yield Finding("files", "ok", "every node sees the data, model and SAE")
+
+
+def _probe(plan: Plan, positions: list[int], actors_here: int) -> Probe:
+    needs = actor_needs(plan)
+    # A process of its own, so that its peak of memory is the work's.
+    options = {"num_cpus": needs.pop("CPU"), "num_gpus": needs.pop("GPU", 0), "resources": needs, "max_calls": 1}
+    return ray.get(ray.remote(**options, max_retries=0)(probe).remote(plan, positions, actors_here))  # type: ignore[call-overload]  # Ray's stubs
+
+
+def _memory(plan: Plan, measured: Probe) -> Iterator[Finding]:
+    if not measured.batch_fits:
+        what = f"a batch of --batch-size {plan.job.parameters.batch_size:,} tokens does not fit, and is split each time"
+        yield Finding("memory", "warn", f"{what}: lower it")
+    for memory in measured.memory:
+        numbers = {"peak_bytes": memory.peak, "room_bytes": memory.room}
+        what = f"an actor takes {decimal(memory.peak)} of the {decimal(memory.room)} that it may on {memory.device}"
+        if memory.peak <= _MEMORY_SHARE * memory.room:
+            yield Finding("memory", "ok", what, numbers)
+        else:
+            state = "warn" if memory.peak <= memory.room else "fail"
+            mend = "lower --batch-size, or the actors on one node, or give each more with --gpus-per-actor"
+            yield Finding("memory", state, f"{what}: {mend}", numbers)
+
+
+def _store(measured: Probe, workers: int, actors: int, store: int) -> Finding:
+    """Ray holds back workers whose batches nobody takes; each has two in hand, and each actor takes two ahead."""
+    under_way = 2 * (workers + actors) * measured.batch_bytes
+    what = (
+        f"batches of {decimal(measured.batch_bytes)}; {decimal(under_way)} under way, the object store has "
+        f"{decimal(store)}"
+    )
+    numbers = {"batch_bytes": measured.batch_bytes, "store_bytes": store}
+    if under_way <= _STORE_SHARE * store:
+        return Finding("object store", "ok", what, numbers)
+    return Finding("object store", "warn", f"{what}: lower --batch-size, or give Ray a larger one", numbers)
+
+
+def _throughput(measured: Probe, workers: int, time_needed: Estimate) -> Finding:
+    actor = 1 / measured.score_seconds
+    what = (
+        f"measured on {measured.samples} samples of {measured.tokens:,.0f} tokens on {measured.node}: an actor scores "
+        f"{actor:,.1f} a second ({actor * measured.tokens:,.0f} tokens), a worker prepares "
+        f"{1 / measured.prepare_seconds:,.1f}"
+    )
+    numbers = {
+        "actor_samples_per_second": actor,
+        "worker_samples_per_second": 1 / measured.prepare_seconds,
+        "tokens_per_sample": measured.tokens,
+    }
+    if measured.unfit:
+        bad = f"{len(measured.unfit)} of {len(measured.unfit) + measured.samples} samples would be quarantined"
+        return Finding("throughput", "warn", f"{what}; {bad}: {measured.unfit[0]}", numbers)
+    if time_needed.actors_wait:
+        more = f"the actors wait for their {workers} workers: give more CPUs and --prepare-workers"
+        return Finding("throughput", "warn", f"{what}; {more}", numbers)
+    return Finding("throughput", "ok", what, numbers)
+
+
+def _time(plan: Plan, time_needed: Estimate, workers: int, price: float | None) -> Finding:
+    numbers = {
+        "samples": time_needed.samples,
+        "seconds": time_needed.seconds,
+        "samples_per_second": time_needed.samples_per_second,
+        "gpu_hours": time_needed.gpu_hours,
+    }
+    actors = plan.job.resources.actors
+    what = (
+        f"about {timedelta(seconds=ceil(time_needed.seconds))} for {_count(time_needed.samples, 'sample')} with "
+        f"{_count(actors, 'actor')} and {_count(workers, 'worker')} that prepare "
+        f"({time_needed.samples_per_second:,.1f} samples/s)"
+    )
+    if time_needed.gpu_hours:
+        what += f"; {time_needed.gpu_hours:,.2f} GPU hours"
+    if price is not None:
+        numbers["cost"] = time_needed.gpu_hours * price
+        cost = (
+            f"{numbers['cost']:,.2f} at {price:g} for each" if time_needed.gpu_hours else "no GPU is used, so no cost"
+        )
+        what += f"; {cost}"
+    return Finding("time", "ok", what, numbers)

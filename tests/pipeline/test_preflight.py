@@ -1,0 +1,182 @@
+"""What a doctor finds: nothing where nothing is wrong, and each thing that is, with what to do."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from curate.datasets import DatasetSpec
+from curate.errors import ConfigurationError
+from curate.manifest.inputs import INPUTS_FILE
+from curate.models import ModelSpec
+from curate.pipeline import preflight
+from curate.pipeline.cluster import places, shortage
+from curate.pipeline.job import ScoreJob, plan
+from curate.pipeline.preflight import examine
+from curate.pipeline.probe import probe
+from curate.scoring.scorer import Scorer
+from tests.hostile import write_broken_table
+
+
+@pytest.fixture
+def the_plan(tmp_path):
+    return plan(ScoreJob(output=tmp_path / "run", dataset=DatasetSpec(limit=40)))
+
+
+@pytest.fixture
+def no_ray(monkeypatch):
+    monkeypatch.setattr(preflight, "_on_the_cluster", lambda *_: [])
+
+
+def found(job: ScoreJob, **options) -> dict[str, tuple[str, str]]:
+    return {finding.check: (finding.state, finding.text) for finding in examine(job, **options)}
+
+
+def test_nothing_is_wrong_with_the_demo_and_nothing_is_left_behind(tmp_path, demo_prepared):
+    job = ScoreJob(output=tmp_path / "run", dataset=DatasetSpec(limit=160))
+    findings = {finding.check: finding for finding in examine(job, price=2.0)}
+    # The demo model is so small that it may wait for its data.
+    assert {finding.state for name, finding in findings.items() if name != "throughput"} == {"ok"}, findings
+    assert findings["throughput"].state != "fail"
+    assert list(findings) == [
+        *("data", "sample", "model and SAE", "output", "storage", "settings", "cluster"),
+        *("memory", "object store", "throughput", "time"),
+    ]
+    assert list(tmp_path.iterdir()) == []
+    # Every tenth sample was looked at.
+    tokens = sum(len(sample.inputs.input_ids) for sample in demo_prepared[:160:10]) / 16
+    assert findings["throughput"].numbers["tokens_per_sample"] == tokens
+    assert findings["memory"].numbers["peak_bytes"] > 100e6
+    assert "no GPU is used, so no cost" in findings["time"].text
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_what_cannot_be_used_fails_and_the_rest_is_still_looked_at(tmp_path):
+    job = ScoreJob(
+        output=tmp_path / "run", dataset=DatasetSpec(name=str(tmp_path / "none")), model=ModelSpec(name="x"), sae="y"
+    )
+    states = {check: state for check, (state, _) in found(job).items()}
+    assert states == {"data": "fail", "model and SAE": "fail", "output": "ok", "storage": "ok"}
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_samples_that_cannot_be_read_are_counted(tmp_path):
+    expected = write_broken_table(tmp_path / "data", rows=60, broken=27)
+    job = ScoreJob(
+        output=tmp_path / "run", dataset=DatasetSpec(name=str(tmp_path / "data")), model=ModelSpec(name="demo")
+    )
+    bad = len({index * 60 // 16 for index in range(16)} & set(expected))
+    samples = [finding for finding in examine(job) if finding.check == "sample"]
+    assert [finding.state for finding in samples] == ["ok", "warn"]
+    assert samples[1].text.startswith(f"{bad} of 16 samples would be quarantined; row ")
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_an_output_that_is_taken_and_settings_that_clash_are_found(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "letter.txt").write_text("mine")
+    job = ScoreJob(output=tmp_path / "run", weights=tmp_path / "nowhere")
+    lines = found(job)
+    assert lines["output"][0] == "fail"
+    assert "is not a run folder, and holds other files" in lines["output"][1]
+    assert lines["settings"][0] == "fail"
+    assert "does not hold whole feature weights" in lines["settings"][1]
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_run_that_is_there_goes_on_unless_it_is_to_be_replaced(tmp_path, whole):
+    job = ScoreJob(output=whole / "run")
+    before = (whole / "run" / INPUTS_FILE).read_bytes()
+    assert found(job)["output"] == ("ok", f"{whole / 'run'} holds a run with 4 shards, which goes on")
+    assert found(job, overwrite=True)["output"][1].endswith("which is replaced")
+    assert (whole / "run" / INPUTS_FILE).read_bytes() == before
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_disk_without_room_is_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(preflight, "free_bytes", lambda _: 10)
+    state, text = found(ScoreJob(output=tmp_path / "run"))["storage"]
+    assert state == "fail"
+    assert "too little room (900.0 kB needed, 10 bytes free)" in text
+
+
+def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(the_plan, monkeypatch):
+    monkeypatch.setattr("curate.pipeline.probe.load", lambda _: pytest.fail("it was loaded"))
+    family = replace(the_plan.model.family, n_parameters=lambda *_: 10**13)
+    large = replace(the_plan, model=replace(the_plan.model, family=family))
+    with pytest.raises(ConfigurationError, match=r"10000\.0 billion parameters up to layer 2 .* take 40\.0 TB"):
+        probe(large, range(4), actors_here=1)
+
+
+def test_the_parameters_that_are_loaded_are_counted(the_plan, demo_cut):
+    counted = the_plan.model.family.n_parameters(the_plan.model, the_plan.hook_layer)
+    left = sum(parameter.numel() for parameter in demo_cut.model.parameters())
+    assert counted == left + the_plan.model.d_model  # the final norm, which is loaded and then replaced
+
+
+def test_a_batch_that_does_not_fit_is_told_of(the_plan, monkeypatch):
+    score = Scorer.score
+
+    def small_device(self, batch):
+        if len(batch) > 16:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return score(self, batch)
+
+    assert probe(the_plan, range(16), actors_here=1).batch_fits
+    monkeypatch.setattr(Scorer, "score", small_device)
+    measured = probe(the_plan, range(16), actors_here=1)
+    assert not measured.batch_fits
+    [split, _] = preflight._memory(the_plan, measured)
+    assert split.state == "warn"
+    assert "--batch-size 8,192 tokens does not fit, and is split each time: lower it" in split.text
+
+
+def test_a_share_of_memory_that_is_taken_or_nearly_is_told_of(the_plan):
+    measured = probe(the_plan, range(4), actors_here=1)
+    alone = measured.memory[0].room
+    for room, state in ((alone, "ok"), (measured.memory[0].peak * 1.05, "warn"), (measured.memory[0].peak - 1, "fail")):
+        tight = replace(measured, memory=(replace(measured.memory[0], room=int(room)),))
+        assert [finding.state for finding in preflight._memory(the_plan, tight)] == [state]
+    shared = probe(the_plan, range(4), actors_here=1000).memory[0]
+    assert shared.room < alone / 900
+
+
+def test_cost_is_gpu_hours_times_price(the_plan):
+    time_needed = preflight.Estimate(
+        samples=10, seconds=7200.0, samples_per_second=1.0, gpu_hours=8.0, actors_wait=False
+    )
+    finding = preflight._time(the_plan, time_needed, workers=3, price=2.5)
+    assert "about 2:00:00 for 10 samples with 1 actor and 3 workers" in finding.text
+    assert "8.00 GPU hours; 20.00 at 2.5 for each" in finding.text
+    assert finding.numbers["cost"] == 20.0
+
+
+def test_actors_that_would_wait_are_told_of(the_plan):
+    measured = replace(probe(the_plan, range(4), actors_here=1), prepare_seconds=1.0, score_seconds=0.1)
+    time_needed = preflight.estimate(the_plan, measured, 10, 2, 0.0, None)
+    finding = preflight._throughput(measured, 2, time_needed)
+    assert finding.state == "warn"
+    assert "the actors wait for their 2 workers" in finding.text
+
+
+@pytest.mark.parametrize(
+    ("nodes", "lacks"),
+    [
+        ([{"CPU": 9, "GPU": 4}], None),
+        ([{"CPU": 4, "GPU": 4}, {"CPU": 5}], None),
+        ([{"CPU": 9, "GPU": 3}], "4 GPUs, and there are 3"),
+        ([{"CPU": 2, "GPU": 4}], "3 CPUs, and there are 2"),
+        # Enough in all, but an actor's GPUs must be on one node.
+        ([{"CPU": 9, "GPU": 1}] * 4, "2 × 1 CPUs and 2 GPUs on one node, and there is room for 0"),
+        ([{"CPU": 9, "GPU": 3}, {"CPU": 9, "GPU": 1}], "2 × 1 CPUs and 2 GPUs on one node, and there is room for 1"),
+    ],
+)
+def test_a_cluster_has_room_only_where_an_actor_fits_on_a_node(the_plan, nodes, lacks):
+    resources = the_plan.job.resources.model_copy(update={"actors": 2, "gpus_per_actor": 2})
+    job = the_plan.job.model_copy(update={"resources": resources})
+    assert shortage(replace(the_plan, job=job, device="cuda", cpus_per_actor=1), nodes) == lacks
+
+
+def test_parts_of_a_gpu_fill_it():
+    assert places({"CPU": 1, "GPU": 0.1}, [{"CPU": 64, "GPU": 1}]) == 10
+    assert places({"CPU": 1, "GPU": 0.5, "h200": 1}, [{"CPU": 64, "GPU": 8, "h200": 3}, {"CPU": 64, "GPU": 8}]) == 3
