@@ -1,7 +1,9 @@
-"""A model family that costs nothing, so that what is measured is everything else."""
+"""A model family that costs nothing, or a set time and size, so that what is measured is everything else."""
 
 import json
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,17 +20,25 @@ def text_config(config: Mapping[str, object]) -> Mapping[str, object]:
     return config
 
 
+@dataclass(frozen=True)
 class Builder:
-    """Six tokens, half of them image tokens, whatever the sample."""
+    """Six tokens, half of them image tokens, whatever the sample, and so many bytes beside them."""
+
+    sample_bytes: int
 
     def build(self, image: Image, question: str, response: str | None) -> ModelInputs:
-        return ModelInputs(torch.arange(TOKENS), torch.arange(TOKENS) < TOKENS // 2, {})
+        tensors = {"pixel_values": torch.zeros(self.sample_bytes, dtype=torch.uint8)} if self.sample_bytes else {}
+        return ModelInputs(torch.arange(TOKENS), torch.arange(TOKENS) < TOKENS // 2, tensors)
 
 
+@dataclass(frozen=True)
 class Model:
-    """Hidden states that are the same for all."""
+    """Hidden states that are the same for all, after so many seconds for each."""
+
+    sample_seconds: float
 
     def hidden_states(self, batch: Sequence[ModelInputs]) -> list[torch.Tensor]:
+        time.sleep(self.sample_seconds * len(batch))
         return [torch.ones(TOKENS, D_MODEL) for _ in batch]
 
 
@@ -39,23 +49,32 @@ def n_parameters(info: ModelInfo, hook_layer: int) -> int:
 
 def load_builder(info: ModelInfo) -> Builder:
     """The builder."""
-    return Builder()
+    return Builder(_config(info)["sample_bytes"])
 
 
 def load_model(info: ModelInfo, hook_layer: int, dtype: torch.dtype, device: str) -> Model:
     """The model."""
-    return Model()
+    return Model(_config(info)["sample_seconds"])
+
+
+def _config(info: ModelInfo) -> dict:
+    return json.loads((info.path / "config.json").read_text())
 
 
 FAMILY = Family("cheap", text_config, n_parameters, load_builder, load_model)
 
 
-def write_model_and_sae(folder: Path) -> tuple[Path, Path]:
-    """Folders that look like a model of this family and an SAE for it."""
+def write_model_and_sae(folder: Path, sample_bytes: int = 0, sample_seconds: float = 0.0) -> tuple[Path, Path]:
+    """Folders that look like a model of this family and an SAE for it.
+
+    Args:
+        sample_bytes: what a prepared sample is to weigh; sample_seconds: what the model is to take for it.
+    """
     model, sae = folder / "model", folder / "sae"
     for path in (model, sae):
         path.mkdir(parents=True)
     sizes = {"hidden_size": D_MODEL, "num_hidden_layers": 1, "max_position_embeddings": 64}
+    sizes |= {"sample_bytes": sample_bytes, "sample_seconds": sample_seconds}
     (model / "config.json").write_text(json.dumps({"model_type": FAMILY.model_type, **sizes}))
     save_file({"none": torch.zeros(1)}, model / "model.safetensors")
     config = {"architecture": "standard", "d_in": D_MODEL, "d_sae": D_SAE, "metadata": {"hook_layer": 0}}

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,9 +18,12 @@ from curate.pipeline.job import Plan
 from curate.pipeline.session import Progress, Report
 from curate.storage import local_path
 
-_BLOCK_BYTES = 32 * 2**20
+# Batches of more are blocks by themselves. What Ray holds back, it holds back by the block: with blocks of 32 MiB a
+# store of 100 MiB ran over.
+_BLOCK_BYTES = 2**20
 _SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_TO_LOOK_AT_FILES = 60
+_SECONDS_TO_REACH = 10
 
 Amounts = Mapping[str, float]
 FEWER = "lower --actors, --min-actors, --prepare-workers or --gpus-per-actor"
@@ -36,8 +40,8 @@ def local_or_remote_ray(the_plan: Plan, report: Report) -> Iterator[None]:
     with connected(resources.cluster, resources.actors * the_plan.cpus_per_actor):
         _wait_for_resources(the_plan, report)
         if resources.cluster is not None:
-            for unseen in unseen_files(the_plan):
-                raise ConfigurationError(unseen)
+            for why in unfit_nodes(the_plan):
+                raise ConfigurationError(why)
         context = ray.data.DataContext.get_current()
         context.raise_original_map_exception = True
         context.enable_progress_bars = False
@@ -124,21 +128,46 @@ def files_of(the_plan: Plan) -> list[Path]:
     return [path for path in paths if path is not None]
 
 
-def unseen_files(the_plan: Plan) -> list[str]:
-    """What workers read and a node does not see, each with what to do."""
-    paths = files_of(the_plan)
+def unfit_nodes(the_plan: Plan) -> list[str]:
+    """What nodes do not see of what they are to read, and whether they reach this process, each with what to do.
 
-    def missing() -> str | None:
-        return next((str(path) for path in paths if not path.exists()), None)
-
-    look = ray.remote(num_cpus=0)(missing)
+    Workers tell this process of every batch; where they cannot, Ray waits without a word and without an end.
+    """
+    paths, resources = files_of(the_plan), the_plan.job.resources
     alive = [node for node in ray.nodes() if node["Alive"]]
     strategies = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in alive]
-    looks = [look.options(scheduling_strategy=strategy).remote() for strategy in strategies]
-    found = ray.get(looks, timeout=_SECONDS_TO_LOOK_AT_FILES)
+    here = ray.util.get_node_ip_address()
+    try:
+        server = socket.create_server((here, 0))
+    except OSError:  # Ray took this machine for one that it is not
+        return [_apart(resources.cluster, here)]
+    with server:
+        look = ray.remote(num_cpus=0)(_look)
+        options = [look.options(scheduling_strategy=strategy) for strategy in strategies]
+        looks = [option.remote(paths, server.getsockname()[:2]) for option in options]
+        found = ray.get(looks, timeout=_SECONDS_TO_LOOK_AT_FILES)
+    if not all(reached for _, reached in found):
+        return [_apart(resources.cluster, here)]
     return [
         f"the node {node['NodeManagerAddress']} does not see {path}: put it on storage that every node has at the same "
         f"path, or give a URL such as s3://bucket/data, or for a model its hub id, such as {DEFAULT_MODEL}"
-        for node, path in zip(alive, found, strict=True)
+        for node, (path, _) in zip(alive, found, strict=True)
         if path is not None
     ]
+
+
+def _look(paths: list[Path], driver: tuple[str, int]) -> tuple[str | None, bool]:
+    """On a node: the first path that is not there, and whether the driver can be reached."""
+    missing = next((str(path) for path in paths if not path.exists()), None)
+    try:
+        socket.create_connection(driver, timeout=_SECONDS_TO_REACH).close()
+    except OSError:
+        return missing, False
+    return missing, True
+
+
+def _apart(cluster: str | None, here: str) -> str:
+    return (
+        f"--address {cluster}: its nodes cannot reach this machine, at {here}, as workers must: run this in the "
+        "cluster's network, or give the job to the cluster with curate submit"
+    )

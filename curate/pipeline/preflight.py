@@ -14,7 +14,7 @@ from rich.filesize import decimal
 
 from curate.datasets import Dataset, open_dataset
 from curate.errors import CurateError, SampleError, first_line
-from curate.manifest.fitness import BYTES_PER_ROW, commit_seconds, free_bytes, unfit
+from curate.manifest import fitness
 from curate.manifest.ledger import read_ledger
 from curate.pipeline.cluster import (
     FEWER,
@@ -23,7 +23,7 @@ from curate.pipeline.cluster import (
     places,
     prepare_workers,
     shortage,
-    unseen_files,
+    unfit_nodes,
 )
 from curate.pipeline.connection import connected
 from curate.pipeline.estimate import Estimate, estimate
@@ -155,10 +155,10 @@ def _output(output: str, overwrite: bool) -> str:
 def storage(output: str, rows: int) -> Iterator[Finding]:
     """Whether files can be kept at `output` as a run needs it: renames, syncs, locks and room for so many rows."""
     run = location(output)
-    if (why := unfit(run)) is not None:
+    if (why := fitness.unfit(run)) is not None:
         yield Finding("storage", "fail", why)
         return
-    seconds, free, needed = commit_seconds(run), free_bytes(run), rows * BYTES_PER_ROW
+    seconds, free, needed = fitness.commit_seconds(run), fitness.free_bytes(run), rows * fitness.BYTES_PER_ROW
     numbers = {"commit_seconds": seconds, "needed_bytes": needed, **({} if free is None else {"free_bytes": free})}
     what = f"replaces, syncs and locks files, one in {1000 * seconds:.1f} ms"
     room = f"{decimal(needed)} needed, {'no end of it' if free is None else decimal(free)} free"
@@ -228,10 +228,10 @@ def _cluster(plan: Plan) -> Iterator[Finding]:
     else:
         yield Finding("cluster", "fail", f"{have}; the run needs {lacks}: {FEWER}")
     if resources.cluster:
-        unseen = unseen_files(plan)
-        yield from (Finding("files", "fail", text) for text in unseen)
-        if not unseen:
-            yield Finding("files", "ok", "every node sees the data, model and SAE")
+        unfit = unfit_nodes(plan)
+        yield from (Finding("nodes", "fail", text) for text in unfit)
+        if not unfit:
+            yield Finding("nodes", "ok", "every node sees the data, model and SAE, and reaches this process")
 
 
 def _probe(plan: Plan, positions: list[int], actors_here: int) -> Probe:

@@ -16,16 +16,21 @@ import psutil
 
 RAY = Path(sys.executable).parent / "ray"
 MARK = "CURATE_TEST_NODE"
-GCS, DASHBOARD = 6379, 8265
+GCS, DASHBOARD, METRICS = 6379, 8265, 8090
 _SECONDS_TO_START = 90
 
 
 @dataclass(frozen=True)
 class Node:
-    """One node: everything that its `ray start` left running."""
+    """One node: everything that its `ray start` left running.
+
+    Attributes:
+        enter: what a command begins with to run on it.
+    """
 
     name: str
     ip: str
+    enter: tuple[str, ...]
 
     def processes(self) -> list[psutil.Process]:
         """Raylet, agents and workers, told apart from other nodes' by a mark in their environment."""
@@ -62,6 +67,11 @@ class Cluster:
         """For the Jobs API."""
         return f"http://{self.nodes[0].ip}:{DASHBOARD}"
 
+    @property
+    def metrics(self) -> str:
+        """What the head node exports for Prometheus."""
+        return f"http://{self.nodes[0].ip}:{METRICS}/metrics"
+
 
 @contextlib.contextmanager
 def cluster(cpus: Sequence[float], resources: Sequence[str] = (), store_bytes: int = 200 * 2**20) -> Iterator[Cluster]:
@@ -70,15 +80,27 @@ def cluster(cpus: Sequence[float], resources: Sequence[str] = (), store_bytes: i
     environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
     temporary = Path(tempfile.mkdtemp(prefix="cr", dir="/tmp"))
     with _networks(name, len(cpus)) as networks:
-        nodes = [Node(f"{name}n{index}", ip) for index, (ip, _) in enumerate(networks)]
+        nodes = [Node(f"{name}n{index}", ip, tuple(enter)) for index, (ip, enter) in enumerate(networks)]
         try:
-            for index, (node, (ip, prefix)) in enumerate(zip(nodes, networks, strict=True)):
+            for index, node in enumerate(nodes):
                 head = ["--head", f"--port={GCS}", "--dashboard-host=0.0.0.0", f"--dashboard-port={DASHBOARD}"]
-                place = [*head, f"--temp-dir={temporary}"] if index == 0 else [f"--address={nodes[0].ip}:{GCS}"]
+                place = (
+                    [*head, f"--metrics-export-port={METRICS}", f"--temp-dir={temporary}"]
+                    if index == 0
+                    else [f"--address={nodes[0].ip}:{GCS}"]
+                )
                 custom = [f"--resources={resources[index]}"] if resources else []
                 sizes = [f"--num-cpus={cpus[index]}", f"--object-store-memory={store_bytes}", *custom]
                 _start(
-                    [*prefix, str(RAY), "start", *place, f"--node-ip-address={ip}", *sizes, "--disable-usage-stats"],
+                    [
+                        *node.enter,
+                        str(RAY),
+                        "start",
+                        *place,
+                        f"--node-ip-address={node.ip}",
+                        *sizes,
+                        "--disable-usage-stats",
+                    ],
                     {**environment, MARK: node.name},
                 )
             yield Cluster(nodes, environment)

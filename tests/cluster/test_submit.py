@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -171,11 +172,24 @@ def test_a_cluster_that_is_too_small_is_waited_for_and_then_refused(nodes, tmp_p
     assert "the actors and workers need 51 CPUs" in result.stderr.splitlines()[-1]
 
 
+def test_a_driver_that_nodes_cannot_reach_is_refused_and_does_not_wait_for_ever(nodes, tmp_path):
+    if not nodes.nodes[0].enter:
+        pytest.skip("network namespaces cannot be made here, so every node reaches every process")
+    options = ("--limit", 3, "--address", nodes.address, "--output", "run", "--metric", "l0")
+    message = "its nodes cannot reach this machine, at .*: run this in the cluster's network, or give the job to the"
+    result = curate("score", *options, cwd=tmp_path, **nodes.environment)
+    assert result.returncode == 2, result.stderr
+    assert re.search(message, result.stderr.splitlines()[-1])
+    result = curate("score", *options, "--dry-run", cwd=tmp_path, **nodes.environment)
+    assert result.returncode == 1
+    assert re.search(f"FAIL nodes: .*{message}", result.stdout)
+
+
 def test_a_dry_run_looks_where_the_job_would_run(nodes, tmp_path):
     (tmp_path / "job.yaml").write_text(JOB.format(rows=30))
     result = on(nodes, tmp_path, "submit", "job.yaml", "--installed", "--dry-run")
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "ok   files: every node sees the data, model and SAE" in result.stdout
+    assert "ok   nodes: every node sees the data, model and SAE, and reaches this process" in result.stdout
     assert "nodes, " in result.stdout
     assert "ok   time: about " in result.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["job.yaml"]

@@ -7,6 +7,7 @@ import torch
 
 from curate.datasets import DatasetSpec
 from curate.errors import ConfigurationError
+from curate.manifest import fitness
 from curate.manifest.inputs import INPUTS_FILE
 from curate.models import ModelSpec
 from curate.pipeline import preflight
@@ -94,7 +95,7 @@ def test_a_run_that_is_there_goes_on_unless_it_is_to_be_replaced(tmp_path, whole
 
 @pytest.mark.usefixtures("no_ray")
 def test_a_disk_without_room_is_found(tmp_path, monkeypatch):
-    monkeypatch.setattr(preflight, "free_bytes", lambda _: 10)
+    monkeypatch.setattr(fitness, "free_bytes", lambda _: 10)
     state, text = found(ScoreJob(output=tmp_path / "run"))["storage"]
     assert state == "fail"
     assert "too little room (900.0 kB needed, 10 bytes free)" in text
