@@ -18,9 +18,9 @@ from curate.pipeline.job import Plan
 from curate.pipeline.session import Progress, Report
 from curate.storage import local_path
 
-# Batches of more are blocks by themselves. What Ray holds back, it holds back by the block: with blocks of 32 MiB a
-# store of 100 MiB ran over.
-_BLOCK_BYTES = 2**20
+# Batches are put together to blocks of so much, since each block costs the driver; larger batches are blocks by
+# themselves. What Ray holds back, it holds back by the block, so blocks must be small against its store.
+_LARGEST_BLOCK, _BLOCKS_IN_STORE = 32 * 2**20, 100
 _SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_TO_LOOK_AT_FILES = 60
 _SECONDS_TO_REACH = 10
@@ -46,10 +46,15 @@ def local_or_remote_ray(the_plan: Plan, report: Report) -> Iterator[None]:
         context.raise_original_map_exception = True
         context.enable_progress_bars = False
         context.print_on_execution_start = False
-        context.target_max_block_size = _BLOCK_BYTES
+        context.target_max_block_size = _block_bytes(nodes())
         # It logs the traceback of what it raises.
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         yield
+
+
+def _block_bytes(there: Sequence[Amounts]) -> int:
+    smallest_store = min(node["object_store_memory"] for node in there if "object_store_memory" in node)
+    return max(1, min(_LARGEST_BLOCK, int(smallest_store) // _BLOCKS_IN_STORE))
 
 
 def actor_needs(the_plan: Plan) -> dict[str, float]:

@@ -74,9 +74,9 @@ def execute(
             with local_or_remote_ray(session.plan, session.report):
                 if missing_weights:
                     with session.timed("weights"):
-                        weights, work = make_weights(session.plan, session.run, session.report)
+                        weights, work, unused = make_weights(session.plan, session.run, session.report)
                     if work.samples:
-                        session.throughput["weights"] = throughput(work, session.timings["weights"], quarantined=0)
+                        session.throughput["weights"] = throughput(work, session.timings["weights"], unused)
                     _refuse_other_weights(session, weights)
                 with session.timed("score"):
                     work, quarantined = _score(session, dataset, ranges, weights, write)

@@ -30,11 +30,11 @@ _ATTEMPTS = 3
 _FEWEST_SAMPLES_AN_ACTOR = 32
 
 
-def make_weights(the_plan: Plan, run: UPath, report: Report) -> tuple[WeightsRecord, Work]:
+def make_weights(the_plan: Plan, run: UPath, report: Report) -> tuple[WeightsRecord, Work, int]:
     """Write the run's `weights/`: those it was given, or new ones over a seeded sample of the data.
 
     Returns:
-        the record, and the work of the attempt that succeeded.
+        the record, the work of the attempt that succeeded, and how many samples could not be used.
 
     Raises:
         RunStopped: the actors died again and again.
@@ -46,7 +46,7 @@ def make_weights(the_plan: Plan, run: UPath, report: Report) -> tuple[WeightsRec
         for name in (WEIGHTS_FILE, WEIGHTS_RECORD):
             data = (source / name).read_bytes()
             write_atomically(run / WEIGHTS_FOLDER / name, lambda temporary, data=data: temporary.write_bytes(data))
-        return the_plan.weights, Work()
+        return the_plan.weights, Work(), 0
     dataset = weight_dataset(the_plan.dataset, job.parameters.weight_samples, job.parameters.seed)
     weights, n_samples, work = _computed(the_plan, dataset, report)
     record = write_weights(
@@ -63,7 +63,7 @@ def make_weights(the_plan: Plan, run: UPath, report: Report) -> tuple[WeightsRec
         seed=job.parameters.seed,
         samples=n_samples,
     )
-    return record, work
+    return record, work, len(dataset) - int(work.samples)
 
 
 def weight_dataset(dataset: Dataset, samples: int, seed: int) -> Dataset:

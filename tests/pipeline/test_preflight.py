@@ -98,7 +98,7 @@ def test_a_disk_without_room_is_found(tmp_path, monkeypatch):
     monkeypatch.setattr(fitness, "free_bytes", lambda _: 10)
     state, text = found(ScoreJob(output=tmp_path / "run"))["storage"]
     assert state == "fail"
-    assert "too little room (900.0 kB needed, 10 bytes free)" in text
+    assert "too little room (700.0 kB needed, 10 bytes free)" in text
 
 
 def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(the_plan, monkeypatch):

@@ -358,7 +358,7 @@ def test_weights_that_were_lost_are_computed_again_and_must_be_the_same(copy, wh
     shutil.rmtree(copy / "run" / "weights")
     monkeypatch.setattr(score_module, "local_or_remote_ray", lambda *_: contextlib.nullcontext())
     other = weights.model_copy(update={"sha256": "other"})
-    monkeypatch.setattr(score_module, "make_weights", lambda *_: (other, Work()))
+    monkeypatch.setattr(score_module, "make_weights", lambda *_: (other, Work(), 0))
     with pytest.raises(DataError, match="were lost or replaced"):
         run(job(copy / "run", copy / "data"))
 

@@ -141,6 +141,10 @@ def test_a_run_that_is_mostly_broken_stops_and_keeps_what_it_has(tmp_path, metri
     record = read_record(tmp_path / "run")
     assert record.counts.scored > 0
     assert record.counts.quarantined > 30
+    if metric == "cosine":
+        weights = record.throughput["weights"]
+        assert weights.samples + weights.quarantined == 20
+        assert weights.quarantined > 0
     failed = [check for check in verify_run(tmp_path / "run") if not check.ok]
     assert [check.name for check in failed] == (["complete"] if record.status == "stopped" else [])
 
