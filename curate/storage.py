@@ -11,7 +11,28 @@ from upath import UPath
 
 from curate.errors import ConfigurationError
 
-Location = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, os.PathLike) else value)]
+
+def _no_secret(value: object) -> object:
+    """Before it is written to a record, or sent to a cluster."""
+    if isinstance(value, os.PathLike):
+        return str(value)
+    if isinstance(value, str) and (why := _secret(value)):
+        raise ValueError(why)
+    return value
+
+
+Location = Annotated[str, BeforeValidator(_no_secret)]
+
+
+def _secret(text: str) -> str | None:
+    """Why a URL may carry one; None if it does not."""
+    url = urlsplit(text) if "://" in text else None
+    if url is None or not (url.password or url.query):
+        return None
+    return (
+        f"{url.scheme}://…{url.path}: credentials and options do not belong in a URL, which is recorded with the run; "
+        "give them in the environment"
+    )
 
 
 def location(text: str) -> UPath:
@@ -24,12 +45,8 @@ def location(text: str) -> UPath:
         text = text.removeprefix("file://")
     if "://" not in text:
         return UPath(text)
-    url = urlsplit(text)
-    if url.password or url.query:
-        raise ConfigurationError(
-            f"{url.scheme}://…{url.path}: credentials and options do not belong in a URL, which is recorded with the "
-            "run; give them in the environment"
-        )
+    if why := _secret(text):
+        raise ConfigurationError(why)
     try:
         path = UPath(text)
         path.fs  # noqa: B018 - makes the connection's object, and so finds what is missing

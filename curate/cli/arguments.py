@@ -21,7 +21,8 @@ Dashboard = Annotated[
     str | None,
     typer.Option(
         "--address",
-        help="The cluster's dashboard, http://HOST:8265; by default that of RAY_API_SERVER_ADDRESS, or this machine.",
+        help="The cluster's dashboard, http://HOST:8265; by default that of RAY_API_SERVER_ADDRESS or RAY_ADDRESS, or "
+        "this machine's.",
     ),
 ]
 JobId = Annotated[str, typer.Argument(metavar="ID", help="As curate submit printed it.", show_default=False)]

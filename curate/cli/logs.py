@@ -31,9 +31,10 @@ def print_until_the_end(cluster: Any, job: str) -> None:
             print(_plain(text), end="", flush=True)
     except KeyboardInterrupt as stop:
         raise type(stop)(f"the job goes on; curate stop {job} ends it") from None
-    state = cluster.status(job).state
-    if state != "SUCCEEDED":
-        typer.echo(f"{job} is {state}", err=True)
+    submission = cluster.status(job)
+    if submission.state != "SUCCEEDED":
+        why = f": {_plain(submission.message.splitlines()[0])}" if submission.message else ""
+        typer.echo(f"{job} is {submission.state}{why}", err=True)
         raise typer.Exit(1)
 
 

@@ -210,6 +210,8 @@ def score(
     except ValidationError as error:
         raise option_error(error) from error
     overwrite = overwrite and resume is None
+    if print_job and overwrite:
+        raise ConfigurationError("--overwrite does not go into a job file, which is to be run again and again")
     if not only_described(job, print_job, dry_run, json, overwrite):
         run_job(job, json, overwrite)
 

@@ -14,11 +14,16 @@ def status(
     from dataclasses import asdict
 
     from curate.cli.console import OUT, print_json, printable
+    from curate.errors import DataError
     from curate.jobs.submit import Cluster
 
     cluster = Cluster(address)
     submission = cluster.status(job)
-    last = next((line for line in reversed(cluster.logs(job).splitlines()) if line.strip()), "")
+    try:
+        lines = cluster.logs(job).splitlines()
+    except DataError:  # its node may be gone
+        lines = []
+    last = next((line for line in reversed(lines) if line.strip()), "")
     if json:
         print_json({**asdict(submission), "last_line": last})
     else:

@@ -21,4 +21,5 @@ def stop(
     else:
         OUT.print(printable(f"{submission.id} is {submission.state}"))
     if not submission.done:
+        typer.echo(f"it has been told to end, and will; curate status {submission.id} says when", err=True)
         raise typer.Exit(1)

@@ -22,6 +22,9 @@ def submit(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Look there for what would go wrong with it, as curate doctor does here.")
     ] = False,
+    price_per_gpu_hour: Annotated[
+        float | None, typer.Option(min=0, help="What one GPU costs an hour, for the estimate of --dry-run.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Do what a job file says on a Ray cluster.
@@ -34,9 +37,13 @@ def submit(
     from curate.cli.logs import print_until_the_end
     from curate.jobs.submit import Cluster
 
+    if dry_run and (again or json):
+        raise typer.BadParameter("--dry-run goes with neither --again nor --json")
+    if price_per_gpu_hour is not None and not dry_run:
+        raise typer.BadParameter("--price-per-gpu-hour goes with --dry-run")
     cluster = Cluster(address)
     if dry_run:
-        print_until_the_end(cluster, cluster.examine(file, installed).id)
+        print_until_the_end(cluster, cluster.examine(file, installed, price_per_gpu_hour).id)
         return
     submission, new = cluster.submit(file, installed, again)
     if json:

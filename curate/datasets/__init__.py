@@ -30,7 +30,7 @@ class DatasetSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(default=DEMO, description="a name that `curate datasets` lists, or a table's path or URL")
+    name: Location = Field(default=DEMO, description="a name that `curate datasets` lists, or a table's path or URL")
     data_dir: Location | None = Field(default=None, description="a copy of a named data set: a folder or URL")
     columns: dict[str, str] | None = Field(default=None, description="for a table: the column of each part")
     split: str = Field(default="train", description="a split, several joined by +, or all")

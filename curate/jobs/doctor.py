@@ -54,10 +54,13 @@ def _retry(job: RetryJob, price: float | None) -> Iterator[Finding]:
         except ValidationError as error:
             raise ConfigurationError(first_line(error)) from error
 
-    rows = sum(shard.quarantined for shard in read_ledger(location(job.run)).values())
-    begun_job = yield from tried("run", begun, lambda _: f"{job.run} has {rows:,} quarantined rows to try again")
+    def rows() -> int:
+        return sum(shard.quarantined for shard in read_ledger(location(job.run)).values())
+
+    begun_job = yield from tried("run", begun, lambda _: f"{job.run} is a run")
     if begun_job is not None:
-        yield from examine_score(begun_job, price, samples=rows)
+        found = yield from tried("quarantine", rows, lambda count: f"{count:,} quarantined rows to try again")
+        yield from examine_score(begun_job, price, samples=found)
 
 
 def _stage(pipeline: PipelineJob, name: str, price: float | None) -> Iterator[Finding]:
@@ -72,4 +75,6 @@ def _stage(pipeline: PipelineJob, name: str, price: float | None) -> Iterator[Fi
         else:
             yield Finding("selection", "ok", f"by {stage.by or metrics[0]}, once {stage.run} is there")
         return
+    if isinstance(stage, ScoreJob) and to_come:
+        stage = stage.model_copy(update={"weights": None})  # there are none yet to look at
     yield from examine(stage, price)

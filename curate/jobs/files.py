@@ -8,7 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from curate.errors import ConfigurationError, first_line
-from curate.jobs.pipeline import PipelineJob
+from curate.jobs.pipeline import STAGE_KINDS, PipelineJob
 from curate.manifest.select import SelectJob
 from curate.pipeline.job import ScoreJob
 from curate.pipeline.retry import RetryJob
@@ -33,7 +33,7 @@ def read_job(file: Path) -> Job:
     try:
         text = file.read_text(encoding="utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-        _refuse_doubles(file, node)
+        _refuse_doubles(file, node, set())
         content = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"the job file {file} cannot be read: {first_line(error)}") from error
@@ -69,22 +69,25 @@ def _what(error: Any) -> str:
     if error["type"] == "missing":
         return "this field is needed"
     if error["type"].startswith("union_tag"):
-        return "a stage says its kind, score or select"
+        return f"a stage says its kind: {' or '.join(STAGE_KINDS)}"
     return error["msg"].removeprefix("Value error, ")
 
 
-def _refuse_doubles(file: Path, node: yaml.Node | None) -> None:
-    """YAML's readers take the last of two fields of one name, silently."""
+def _refuse_doubles(file: Path, node: yaml.Node | None, seen_nodes: set[int]) -> None:
+    """YAML's readers take the last of two fields of one name, silently. Aliases make one node stand in many places."""
+    if id(node) in seen_nodes:
+        return
+    seen_nodes.add(id(node))
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
                 raise ConfigurationError(f"{file}:{key.start_mark.line + 1}: {key.value}: this field stands here twice")
             seen.add(str(key.value))
-            _refuse_doubles(file, value)
+            _refuse_doubles(file, value, seen_nodes)
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
-            _refuse_doubles(file, value)
+            _refuse_doubles(file, value, seen_nodes)
 
 
 def _line(node: yaml.Node | None, place: Any) -> int:

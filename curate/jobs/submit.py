@@ -2,11 +2,14 @@
 
 import asyncio
 import contextlib
+import json
+import os
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ray.exceptions import RayError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
@@ -24,6 +27,7 @@ JOB_FILE = "job.yaml"
 PACKAGE = Path(curate.__file__).parent
 LOCK = PACKAGE / "requirements.lock"
 _SECONDS_TO_STOP = 60
+_SECONDS_TO_INSTALL = 1800
 
 
 @dataclass(frozen=True)
@@ -50,19 +54,22 @@ class Submission:
 
 
 def submission_id(job: Job) -> str:
-    """The id that a job's content has, whoever submits it and how its file is written."""
-    return f"{job.kind}-{text_sha256(__version__ + job.model_dump_json())[:12]}"
+    """The id that a job's content has, in whatever order and with whatever comments its file says it."""
+    content = json.dumps(job.model_dump(mode="json"), sort_keys=True)
+    return f"{job.kind}-{text_sha256(__version__ + content)[:12]}"
 
 
 class Cluster:
     """The jobs of one cluster.
 
     Args:
-        address: of its dashboard, as http://HOST:8265; by default as Ray has it, of RAY_API_SERVER_ADDRESS or this
-            machine. The token, if the cluster wants one, comes from RAY_AUTH_TOKEN.
+        address: of its dashboard, as http://HOST:8265; by default as Ray has it, of RAY_API_SERVER_ADDRESS, of
+            RAY_ADDRESS, or this machine. The token, if the cluster wants one, comes from RAY_AUTH_TOKEN.
     """
 
     def __init__(self, address: str | None) -> None:
+        if address is not None:
+            os.environ["RAY_API_SERVER_ADDRESS"] = address  # which Ray takes before what it is given
         with _errors(address):
             self._client = JobSubmissionClient(address)
         self._address = address
@@ -88,28 +95,34 @@ class Cluster:
         last = self._last(base)
         if last is not None and (not last.done or (last.state == JobStatus.SUCCEEDED and not again)):
             return last, False
-        return self._start(job, _next(base, last), "run", job.kind, installed)
+        return self._start(job, _next(base, last), f"run {JOB_FILE}", job.kind, installed)
 
-    def examine(self, file: Path, installed: bool = False) -> Submission:
-        """Let the cluster find what would go wrong with a job there; arguments and errors as of `submit`."""
+    def examine(self, file: Path, installed: bool = False, price: float | None = None) -> Submission:
+        """Let the cluster find what would go wrong with a job there; errors as of `submit`.
+
+        Args:
+            price: of a GPU hour.
+        """
         job = _own_cluster(read_job(file).absolute())
         base = f"doctor-{submission_id(job).rpartition('-')[2]}"
-        return self._start(job, _next(base, self._last(base)), "doctor", "doctor", installed)[0]
+        command = f"doctor {JOB_FILE}" + ("" if price is None else f" --price-per-gpu-hour {price}")
+        return self._start(job, _next(base, self._last(base)), command, "doctor", installed)[0]
 
     def _last(self, base: str) -> Submission | None:
         """The latest attempt at a job."""
         attempts = [each for each in self.list() if each.id == base or each.id.startswith(f"{base}-")]
-        return max(attempts, key=lambda each: _attempt(each.id), default=None)
+        return max(attempts, key=lambda each: _attempt(base, each.id), default=None)
 
-    def _start(self, job: Job, name: str, verb: str, kind: str, installed: bool) -> tuple[Submission, bool]:
+    def _start(self, job: Job, name: str, command: str, kind: str, installed: bool) -> tuple[Submission, bool]:
         with tempfile.TemporaryDirectory() as folder, _errors(self._address):
             (Path(folder) / JOB_FILE).write_text(write_job(job), encoding="utf-8")
             environment: dict = {"working_dir": folder}
             if not installed:
                 environment |= {"py_modules": [str(PACKAGE)], "pip": _lock()}
+                environment |= {"config": {"setup_timeout_seconds": _SECONDS_TO_INSTALL}}
             try:
                 self._client.submit_job(
-                    entrypoint=f"python -m curate {verb} {JOB_FILE}",
+                    entrypoint=f"python -m curate {command}",
                     submission_id=name,
                     runtime_env=environment,
                     metadata={"curate": kind, "output": _output(job)},
@@ -149,10 +162,13 @@ class Cluster:
         """What the job prints, as it does, until it ends."""
         self.status(name)
         with _errors(self._address), contextlib.closing(asyncio.new_event_loop()) as loop:
-            lines = self._client.tail_job_logs(name).__aiter__()
-            with contextlib.suppress(StopAsyncIteration):
-                while True:
-                    yield loop.run_until_complete(anext(lines))
+            lines: Any = self._client.tail_job_logs(name)
+            try:
+                with contextlib.suppress(StopAsyncIteration):
+                    while True:
+                        yield loop.run_until_complete(anext(lines))
+            finally:
+                loop.run_until_complete(lines.aclose())
 
     def stop(self, name: str) -> Submission:
         """End a job, as Ctrl-C would, and wait until it has ended."""
@@ -166,14 +182,13 @@ class Cluster:
         return submission
 
 
-def _attempt(name: str) -> int:
+def _attempt(base: str, name: str) -> int:
     """Which attempt at its job an id stands for: score-0123 is the first, score-0123-2 the second."""
-    parts = name.split("-")
-    return int(parts[2]) if len(parts) == 3 else 1
+    return int(name.removeprefix(base).removeprefix("-") or 1)
 
 
 def _next(base: str, last: Submission | None) -> str:
-    return base if last is None else f"{base}-{_attempt(last.id) + 1}"
+    return base if last is None else f"{base}-{_attempt(base, last.id) + 1}"
 
 
 def _own_cluster(job: Job) -> Job:
@@ -227,4 +242,5 @@ def _errors(address: str | None) -> Iterator[None]:
             raise ConfigurationError(
                 f"--address {where}: the cluster does not take the token in RAY_AUTH_TOKEN, or wants one"
             ) from error
-        raise DataError(f"the cluster at {where} says: {first_line(error)}") from error
+        # The head answers with the traceback of its own error, whose last line says what it was.
+        raise DataError(f"the cluster at {where} says: {str(error).strip().splitlines()[-1]}") from error

@@ -1,8 +1,11 @@
 """Can a run be written here? Whether storage keeps the promises that a run folder rests on, by trying them."""
 
+import os
 import time
-import uuid
+from dataclasses import dataclass
+from pathlib import Path
 from shutil import disk_usage
+from tempfile import gettempdir
 
 from upath import UPath
 
@@ -11,18 +14,18 @@ from curate.manifest.atomic import write_text
 from curate.manifest.lock import locked
 from curate.storage import local_path, remove
 
-# Shards (200), manifest (205) and, while ranking, the sort's own files (225), with four metrics and ten top features.
-BYTES_PER_ROW = 700
+# Shards take 200 and the manifest 205, with four metrics and ten top features; while ranking, the sort's own files 225.
+_ROW_BYTES, _SORTED_ROW_BYTES = 450, 250
 _TRIES = 5
 
 
 def unfit(run: UPath) -> str | None:
     """Why a run folder cannot be kept here, and what to do; None if it can.
 
-    Writes, replaces, reads back, locks twice and removes a folder beside the run's; nothing stays.
+    Writes, replaces, reads back, locks twice and removes a folder there; nothing stays.
     """
     parent = _nearest(run)
-    trial = parent / f".curate-trial-{uuid.uuid4().hex[:8]}"
+    trial = parent / _trial_name()
     try:
         trial.mkdir(parents=True)
         file = trial / "file"
@@ -42,6 +45,11 @@ def unfit(run: UPath) -> str | None:
     return None
 
 
+def _trial_name() -> str:
+    """That of a file half-written, which is removed from a run folder if the process is killed meanwhile."""
+    return f".curate-trial.{os.getpid()}.tmp"
+
+
 def _locked_twice(folder: UPath) -> bool:
     try:
         with locked(folder):
@@ -52,7 +60,7 @@ def _locked_twice(folder: UPath) -> bool:
 
 def commit_seconds(run: UPath) -> float:
     """How long one small file takes to be written and synced here, in the median; a shard takes two."""
-    trial = _nearest(run) / f".curate-trial-{uuid.uuid4().hex[:8]}"
+    trial = _nearest(run) / _trial_name()
     seconds = []
     try:
         for _ in range(_TRIES):
@@ -64,10 +72,21 @@ def commit_seconds(run: UPath) -> float:
     return sorted(seconds)[_TRIES // 2]
 
 
-def free_bytes(run: UPath) -> int | None:
-    """Free space where the run is to be; None on an object store, which has no end."""
-    local = local_path(_nearest(run))
-    return None if local is None else disk_usage(local).free
+@dataclass(frozen=True)
+class Room:
+    """Of the disk that a run fills: the run folder's, or for one on an object store that of temporary files."""
+
+    folder: Path
+    needed: int
+    free: int
+
+
+def room(run: UPath, rows: int) -> Room:
+    """What so many rows need, and what there is."""
+    if (local := local_path(_nearest(run))) is not None:
+        return Room(local, rows * (_ROW_BYTES + _SORTED_ROW_BYTES), disk_usage(local).free)
+    scratch = Path(gettempdir())
+    return Room(scratch, rows * _SORTED_ROW_BYTES, disk_usage(scratch).free)
 
 
 def _nearest(run: UPath) -> UPath:

@@ -19,7 +19,7 @@ from curate.manifest.record import MANIFEST, RunRecord, read_record
 from curate.manifest.rows import scored_schema
 from curate.manifest.sort import sorted_rows
 from curate.manifest.verify import read_tables
-from curate.storage import Location, absolute, location
+from curate.storage import Location, absolute, location, remove
 
 SELECTION, SELECTION_FILE = "selection.parquet", "selection.json"
 _OWN = {SELECTION, SELECTION_FILE}
@@ -174,7 +174,7 @@ def select(job: SelectJob) -> tuple[UPath, SelectionRecord]:
         folder.mkdir(parents=True, exist_ok=True)
         for path in _files(folder):
             if LITTER.fullmatch(path.name):
-                path.unlink(missing_ok=True)
+                remove(path)
     except OSError as error:
         raise ConfigurationError(f"--output {folder} cannot be made: {error.strerror}") from error
     rows = select_rows(read_tables(run, MANIFEST, _columns(rule.by).names), keep, rule.by, Path(gettempdir()))

@@ -4,8 +4,9 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.autoscaler.sdk import request_resources
@@ -15,6 +16,7 @@ from curate.errors import ConfigurationError
 from curate.models import DEFAULT_MODEL
 from curate.pipeline.connection import connected
 from curate.pipeline.job import Plan
+from curate.pipeline.resources import Amounts
 from curate.pipeline.session import Progress, Report
 from curate.storage import local_path
 
@@ -25,7 +27,6 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_TO_LOOK_AT_FILES = 60
 _SECONDS_TO_REACH = 10
 
-Amounts = Mapping[str, float]
 FEWER = "lower --actors, --min-actors, --prepare-workers or --gpus-per-actor"
 
 
@@ -57,22 +58,42 @@ def _block_bytes(there: Sequence[Amounts]) -> int:
     return max(1, min(_LARGEST_BLOCK, int(smallest_store) // _BLOCKS_IN_STORE))
 
 
-def actor_needs(the_plan: Plan) -> dict[str, float]:
+def device_name(the_plan: Plan) -> str:
+    """What computes: on GPUs the kinds that the cluster has, since the driver's own machine may have none."""
+    if the_plan.device != "cuda":
+        return the_plan.device
+    marks = {name for node in nodes() for name in node if name.startswith("accelerator_type:")}
+    kinds = ", ".join(sorted(mark.partition(":")[2] for mark in marks))
+    return f"cuda ({kinds})" if kinds else the_plan.device
+
+
+def ray_options(needs: Amounts) -> dict[str, Any]:
+    """Needs as Ray's tasks, actors and maps take them."""
+    custom = {name: amount for name, amount in needs.items() if name not in ("CPU", "GPU")}
+    return {"num_cpus": needs["CPU"], "num_gpus": needs.get("GPU", 0), "resources": custom}
+
+
+def actor_needs(the_plan: Plan) -> Amounts:
     """What one scoring actor occupies of its node."""
     gpus = {"GPU": the_plan.gpus_per_actor} if the_plan.gpus_per_actor else {}
     return {"CPU": the_plan.cpus_per_actor, **gpus, **the_plan.job.resources.actor_resources}
 
 
-def prepare_needs(the_plan: Plan) -> dict[str, float]:
+def prepare_needs(the_plan: Plan) -> Amounts:
     """What one preparing worker occupies of its node."""
     return {"CPU": 1, **the_plan.job.resources.prepare_resources}
 
 
-def prepare_workers(the_plan: Plan, cpus: float) -> int:
-    """How many workers prepare on a cluster of so many CPUs: at the most one for each that the fewest actors leave."""
+def prepare_workers(the_plan: Plan, there: Sequence[Amounts]) -> int:
+    """How many workers prepare on these nodes, one CPU each.
+
+    At most one for each CPU that the actors leave, all that may come and have room; unasked one fewer for each actor.
+    """
     resources = the_plan.job.resources
-    free = max(1, int(cpus) - resources.fewest * the_plan.cpus_per_actor)
-    return min(resources.prepare_workers or max(1, free - resources.fewest), free)
+    actors = min(resources.actors, places(actor_needs(the_plan), there))
+    free = max(1, int(sum(node.get("CPU", 0) for node in there)) - actors * the_plan.cpus_per_actor)
+    most = max(1, min(free, places(prepare_needs(the_plan), there)))
+    return min(resources.prepare_workers or max(1, free - actors), most)
 
 
 def nodes() -> list[Amounts]:
@@ -82,8 +103,13 @@ def nodes() -> list[Amounts]:
 
 def places(needs: Amounts, there: Sequence[Amounts]) -> int:
     """How many actors with these needs the nodes have room for; one actor does not stretch over two nodes."""
-    needed = {name: amount for name, amount in needs.items() if amount > 0}
-    return sum(min(int(node.get(name, 0) / amount + 1e-6) for name, amount in needed.items()) for node in there)
+
+    def times(name: str, amount: float, have: float) -> int:
+        if name == "GPU" and amount < 1:  # a part is of one GPU
+            return int(have) * int(1 / amount + 1e-6)
+        return int(have / amount + 1e-6)
+
+    return sum(min(times(name, amount, node.get(name, 0)) for name, amount in needs.items()) for node in there)
 
 
 def shortage(the_plan: Plan, there: Sequence[Amounts]) -> str | None:
@@ -99,9 +125,10 @@ def shortage(the_plan: Plan, there: Sequence[Amounts]) -> str | None:
     ]
     if short:
         return ", ".join(short)
-    if (room := places(needs, there)) < resources.fewest:
-        each = " and ".join(f"{amount:g} {name}s" for name, amount in needs.items())
-        return f"{resources.fewest} × {each} on one node, and there is room for {room}"
+    for count, each in ((resources.fewest, needs), (resources.prepare_workers or 1, prepare_needs(the_plan))):
+        if (room := places(each, there)) < count:
+            what = " and ".join(f"{amount:g} {name}s" for name, amount in each.items())
+            return f"{count} × {what} on one node, and there is room for {room}"
     return None
 
 
@@ -114,10 +141,10 @@ def _wait_for_resources(the_plan: Plan, report: Report) -> None:
         while (lacks := shortage(the_plan, nodes())) is not None:
             if time.monotonic() >= until:
                 raise ConfigurationError(f"the actors and workers need {lacks}; {FEWER}")
-            if not asked:
-                workers = [prepare_needs(the_plan)] * (resources.prepare_workers or 1)
-                request_resources(bundles=[actor_needs(the_plan)] * resources.fewest + workers)
-                asked = True
+            # At every look, since whoever else asks takes the place of what was asked for before.
+            workers = [prepare_needs(the_plan)] * (resources.prepare_workers or 1)
+            request_resources(bundles=[actor_needs(the_plan)] * resources.fewest + workers)
+            asked = True
             report(Progress("cluster", lacks=f"{lacks} (--cluster-wait {resources.cluster_wait:g})"))
             time.sleep(_SECONDS_BETWEEN_LOOKS)
     finally:
@@ -143,7 +170,7 @@ def unfit_nodes(the_plan: Plan) -> list[str]:
     strategies = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in alive]
     here = ray.util.get_node_ip_address()
     try:
-        server = socket.create_server((here, 0))
+        server = socket.create_server((here, 0), backlog=len(alive))
     except OSError:  # Ray took this machine for one that it is not
         return [_apart(resources.cluster, here)]
     with server:

@@ -13,7 +13,8 @@ class Estimate:
     """Of a whole run.
 
     Attributes:
-        seconds: from the command to the manifest; samples_per_second: while it scores.
+        seconds: that its stages weights and scores take, with the start of their workers; reading all data once for
+            their hash, and ranking, come on top. samples_per_second: while it scores.
         actors_wait: whether preparation, not the actors, sets the pace.
     """
 

@@ -1,7 +1,5 @@
 """The end of a run: its shards ranked, and its record."""
 
-import torch
-
 from curate import __version__
 from curate.errors import DataError
 from curate.fingerprint import file_sha256
@@ -71,7 +69,7 @@ def _record(session: Session, totals: Totals, weights: WeightsRecord | None) -> 
         hook_layer=the_plan.hook_layer,
         delta=parameters.delta,
         top_k=parameters.top_k,
-        device=torch.cuda.get_device_name() if the_plan.device == "cuda" else the_plan.device,
+        device=session.device,
         dtype=str(the_plan.dtype).removeprefix("torch."),
         versions=versions(),
         counts=Counts(

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from curate import __version__, demo
 from curate.datasets import DEMO, LAYOUTS, Dataset, DatasetSpec, open_dataset
 from curate.errors import ConfigurationError
-from curate.manifest.inputs import INPUTS_FILE, RunInputs
+from curate.manifest.inputs import INPUTS_FILE, RunInputs, read_inputs
 from curate.manifest.weights import WeightsRecord, read_weights
 from curate.models import DEFAULT_MODEL, ModelSpec, inspect_model
 from curate.models.family import ModelInfo
@@ -182,7 +182,7 @@ def fitted(job: ScoreJob, dataset: Dataset, pair: Pair, overwrite: bool = False)
         notes.append("the demo model knows only its toy world: ranks of other data say nothing about quality")
     if len(dataset) < dataset.source.n_rows:
         notes.append(f"{len(dataset):,} of the {dataset.source.n_rows:,} rows of {dataset.name} were picked")
-    device, dtype = device_and_dtype(job)
+    device, dtype = device_and_dtype(job, None if overwrite else read_inputs(location(job.output)))
     if dtype is not torch.float32:
         notes.append(
             f"computed in {str(dtype).removeprefix('torch.')}: with another batch size or number of actors scores "
@@ -275,13 +275,20 @@ def _keep_inputs_out_of_output(job: ScoreJob, dataset: Dataset, model: ModelInfo
             raise ConfigurationError(f"--output {job.output} holds {what}, which the run reads; choose another")
 
 
-def device_and_dtype(job: ScoreJob) -> tuple[str, torch.dtype]:
+def device_and_dtype(job: ScoreJob, begun: RunInputs | None) -> tuple[str, torch.dtype]:
     """What computes, and in which precision; a cluster's GPUs count, not those of the machine that asks.
+
+    Args:
+        begun: of the run that goes on, which takes the device that it was begun with.
 
     Raises:
         ConfigurationError: no GPU where one is asked for, or no cluster at the address.
     """
     device, cluster, gpus = job.model.device, job.resources.cluster, job.resources.gpus_per_actor
+    if device == "auto" and begun is not None and begun.decides.get("device") in ("cpu", "cuda"):
+        device = str(begun.decides["device"])
+        if device == "cuda" and not cluster and not torch.cuda.is_available():
+            raise ConfigurationError(f"{job.output} was begun on a GPU, and torch sees none here")
     if device == "auto":
         there = (bool(gpus) or cluster_has_gpus(cluster)) if cluster else torch.cuda.is_available()
         device = "cuda" if there else "cpu"

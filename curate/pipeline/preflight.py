@@ -3,25 +3,27 @@
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from math import ceil
 from typing import Literal, TypeVar
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
 from rich.filesize import decimal
 
 from curate.datasets import Dataset, open_dataset
-from curate.errors import CurateError, SampleError, first_line
+from curate.errors import ConfigurationError, CurateError, SampleError, first_line
 from curate.manifest import fitness
 from curate.manifest.ledger import read_ledger
+from curate.manifest.weights import read_weights
 from curate.pipeline.cluster import (
     FEWER,
     actor_needs,
     nodes,
     places,
     prepare_workers,
+    ray_options,
     shortage,
     unfit_nodes,
 )
@@ -35,6 +37,7 @@ from curate.storage import location
 SAMPLES = 16
 # Above these, warn: longer samples need more memory, others use the store too, and a slow disk holds up the driver.
 _MEMORY_SHARE, _STORE_SHARE, _COMMIT_SECONDS = 0.9, 0.5, 1.0
+_SECONDS_TO_START = 60
 _SHOWN_CHARACTERS = 40
 
 
@@ -53,18 +56,32 @@ class Finding:
 
 
 T = TypeVar("T")
-Step = Generator[Finding, None, T | None]
 
 
-def tried(check: str, do: Callable[[], T], say: Callable[[T], str]) -> Step[T]:
+def tried(check: str, do: Callable[[], T], say: Callable[[T], str]) -> Generator[Finding, None, T | None]:
     """What `do` returns and a line about it; or None, and a line with the error, which says what to do."""
     try:
         value = do()
-    except CurateError as error:
-        yield Finding(check, "fail", str(error))
+    # A store's client, a damaged file: each has errors of its own, and none may end the looking.
+    except Exception as error:
+        yield _failed(check, error)
         return None
     yield Finding(check, "ok", say(value))
     return value
+
+
+def looked(check: str, look: Iterator[Finding]) -> Iterator[Finding]:
+    """What a look finds, and a line with the error that ends it, if one does."""
+    try:
+        yield from look
+    except Exception as error:
+        yield _failed(check, error)
+
+
+def _failed(check: str, error: Exception) -> Finding:
+    return Finding(
+        check, "fail", str(error) if isinstance(error, CurateError) else f"{type(error).__name__}: {first_line(error)}"
+    )
 
 
 def examine(
@@ -82,9 +99,11 @@ def examine(
     positions: list[int] = []
     if dataset is not None:
         positions = _spread(len(dataset))
-        yield from _sample(dataset, positions)
+        yield from looked("sample", _sample(dataset, positions))
     pair = yield from tried("model and SAE", lambda: agreeing(job), lambda pair: _pair(job, pair))
-    yield from tried("output", lambda: _output(job.output, overwrite), str)
+    done = yield from tried(
+        "output", lambda: _done(job.output, overwrite), lambda rows: _output(job.output, rows, overwrite)
+    )
     yield from storage(job.output, 0 if dataset is None else len(dataset))
     if dataset is None or pair is None:
         return
@@ -92,7 +111,10 @@ def examine(
     if plan is not None:
         for note in plan.notes:
             yield Finding("note", "warn", note)
-        yield from _on_the_cluster(plan, positions, len(dataset) if samples is None else samples, price)
+        left = len(dataset) - (0 if overwrite or done is None else done) if samples is None else samples
+        yield from looked(
+            "cluster", iter(_on_the_cluster(plan, positions, left, not overwrite and _has_weights(plan), price))
+        )
 
 
 def _spread(n_rows: int) -> list[int]:
@@ -144,68 +166,100 @@ def _settings(plan: Plan) -> str:
     return f"{metrics} of {plan.job.parameters.text} on {plan.device} in {str(plan.dtype).removeprefix('torch.')}"
 
 
-def _output(output: str, overwrite: bool) -> str:
+def _done(output: str, overwrite: bool) -> int:
+    """Rows that the run at `output` has already."""
     run = location(output)
     check_output(run, overwrite)
-    if not (done := len(read_ledger(run))):
+    return sum(shard.rows for shard in read_ledger(run).values())
+
+
+def _output(output: str, rows: int, overwrite: bool) -> str:
+    if not rows:
         return f"{output} is free for a run"
-    return f"{output} holds a run with {done:,} shards, which {'is replaced' if overwrite else 'goes on'}"
+    return f"{output} holds a run with {rows:,} rows, which {'is replaced' if overwrite else 'goes on'}"
 
 
 def storage(output: str, rows: int) -> Iterator[Finding]:
     """Whether files can be kept at `output` as a run needs it: renames, syncs, locks and room for so many rows."""
+    return looked("storage", _storage(output, rows))
+
+
+def _storage(output: str, rows: int) -> Iterator[Finding]:
     run = location(output)
     if (why := fitness.unfit(run)) is not None:
         yield Finding("storage", "fail", why)
         return
-    seconds, free, needed = fitness.commit_seconds(run), fitness.free_bytes(run), rows * fitness.BYTES_PER_ROW
-    numbers = {"commit_seconds": seconds, "needed_bytes": needed, **({} if free is None else {"free_bytes": free})}
+    seconds, room = fitness.commit_seconds(run), fitness.room(run, rows)
+    numbers = {"commit_seconds": seconds, "needed_bytes": room.needed, "free_bytes": room.free}
     what = f"replaces, syncs and locks files, one in {1000 * seconds:.1f} ms"
-    room = f"{decimal(needed)} needed, {'no end of it' if free is None else decimal(free)} free"
-    if free is not None and free < needed:
-        yield Finding("storage", "fail", f"too little room ({room}): choose another --output", numbers)
+    disk = f"{decimal(room.needed)} needed in {room.folder}, {decimal(room.free)} free"
+    if room.free < room.needed:
+        yield Finding("storage", "fail", f"too little room ({disk}): choose another --output, or TMPDIR", numbers)
     elif seconds > _COMMIT_SECONDS:
         yield Finding("storage", "warn", f"{what}: slow; raise --shard-rows, so that fewer are written", numbers)
     else:
-        yield Finding("storage", "ok", f"{what}; {room}", numbers)
+        yield Finding("storage", "ok", f"{what}; {disk}", numbers)
 
 
-def _on_the_cluster(plan: Plan, positions: list[int], samples: int, price: float | None) -> list[Finding]:
-    resources = plan.job.resources
+def _on_the_cluster(
+    plan: Plan, positions: list[int], samples: int, weighed: bool, price: float | None
+) -> list[Finding]:
+    resources, needs = plan.job.resources, actor_needs(plan)
     found: list[Finding] = []
     try:
         with connected(resources.cluster, resources.actors * plan.cpus_per_actor):
             found += _cluster(plan)
             there = nodes()
-            if not places(actor_needs(plan), there):
-                what = "no node has what an actor needs now, so nothing was measured: start one and look again"
-                return [*found, Finding("throughput", "warn", what)]
+            rooms = [room for node in there if (room := places(needs, [node]))]
             if any(finding.state == "fail" for finding in found):
                 return found
+            if not rooms:
+                what = "no node has what an actor needs now, so nothing was measured: start one and look again"
+                return [*found, Finding("throughput", "warn", what)]
+            options = ray_options(needs)
+            try:
+                ray.get(ray.remote(**options)(_nothing).remote(), timeout=_SECONDS_TO_START)  # type: ignore[call-overload]  # Ray's stubs
+            except GetTimeoutError:
+                what = "all that an actor needs is in use now, so nothing was measured: look again later"
+                return [*found, Finding("throughput", "warn", what)]
             begun = time.monotonic()
-            measured = _probe(
-                plan, positions, ceil(resources.actors / sum(places(actor_needs(plan), [n]) > 0 for n in there))
-            )
-            start_seconds = time.monotonic() - begun - len(positions) * measured.prepare_seconds
-            start_seconds -= measured.samples * (measured.score_seconds + measured.weights_seconds)
-            cpus, store = (sum(node.get(name, 0) for node in there) for name in ("CPU", "object_store_memory"))
-    except CurateError as error:
-        return [*found, Finding("throughput" if found else "cluster", "fail", str(error))]
+            # A process of its own, so that its peak of memory is the work's.
+            task = ray.remote(**options, max_calls=1, max_retries=0)(probe)  # type: ignore[call-overload]
+            measured = ray.get(task.remote(plan, positions, min(max(rooms), ceil(resources.actors / len(rooms)))))
+            start_seconds = time.monotonic() - begun - measured.measuring_seconds
+            store = int(sum(node.get("object_store_memory", 0) for node in there))
+    # Ray gives a task's error the class of its cause, and a traceback for a message.
     except RayTaskError as error:
-        return [*found, Finding("throughput", "fail", first_line(error.cause))]
-    except RayError as error:
+        return [*found, _failed("throughput", error.cause)]
+    except (WorkerCrashedError, OutOfMemoryError) as error:
         killed = f"the process that tried it was killed, as when memory does not suffice ({first_line(error)})"
         return [*found, Finding("throughput", "fail", f"{killed}: {FEWER}, or --batch-size")]
-    workers = prepare_workers(plan, cpus)
+    except (CurateError, RayError) as error:
+        return [*found, _failed("throughput" if found else "cluster", error)]
+    if weighed:
+        measured = replace(measured, weights_seconds=0.0)
+    workers = prepare_workers(plan, there)
     cores = os.cpu_count() if resources.cluster is None else None
     time_needed = estimate(plan, measured, samples, workers, start_seconds, cores)
     return [
         *found,
         *_memory(plan, measured),
-        _store(measured, workers, resources.actors, int(store)),
+        _store(measured, workers, resources.actors, store),
         _throughput(measured, workers, time_needed),
         _time(plan, time_needed, workers, price),
     ]
+
+
+def _nothing() -> None:
+    """What can be run once there is a place for it."""
+
+
+def _has_weights(plan: Plan) -> bool:
+    try:
+        read_weights(location(plan.job.output))
+    except ConfigurationError:
+        return False
+    return True
 
 
 def _cluster(plan: Plan) -> Iterator[Finding]:
@@ -232,13 +286,6 @@ def _cluster(plan: Plan) -> Iterator[Finding]:
         yield from (Finding("nodes", "fail", text) for text in unfit)
         if not unfit:
             yield Finding("nodes", "ok", "every node sees the data, model and SAE, and reaches this process")
-
-
-def _probe(plan: Plan, positions: list[int], actors_here: int) -> Probe:
-    needs = actor_needs(plan)
-    # A process of its own, so that its peak of memory is the work's.
-    options = {"num_cpus": needs.pop("CPU"), "num_gpus": needs.pop("GPU", 0), "resources": needs, "max_calls": 1}
-    return ray.get(ray.remote(**options, max_retries=0)(probe).remote(plan, positions, actors_here))  # type: ignore[call-overload]  # Ray's stubs
 
 
 def _memory(plan: Plan, measured: Probe) -> Iterator[Finding]:
@@ -283,7 +330,7 @@ def _throughput(measured: Probe, workers: int, time_needed: Estimate) -> Finding
     }
     if measured.unfit:
         bad = f"{len(measured.unfit)} of {len(measured.unfit) + measured.samples} samples would be quarantined"
-        return Finding("throughput", "warn", f"{what}; {bad}: {measured.unfit[0]}", numbers)
+        return Finding("throughput", "warn", f"{what}; {bad}, which is what to mend: {measured.unfit[0]}", numbers)
     if time_needed.actors_wait:
         more = f"the actors wait for their {workers} workers: give more CPUs and --prepare-workers"
         return Finding("throughput", "warn", f"{what}; {more}", numbers)

@@ -20,7 +20,7 @@ from curate.pipeline.job import Plan
 from curate.pipeline.transport import pack
 from curate.pipeline.workers import load
 from curate.sae.dictionary import Dictionary
-from curate.scoring.memory import is_out_of_memory
+from curate.scoring.memory import FittingScorer, is_out_of_memory
 from curate.scoring.prepare import Prepared, prepare, token_batches
 from curate.scoring.scorer import Scorer
 from curate.scoring.weights_pass import WeightsPass
@@ -44,6 +44,7 @@ class Probe:
     Attributes:
         samples: that could be prepared; unfit: the reasons of those that could not.
         tokens: of a sample, on average.
+        measuring_seconds: of all that is not part of a worker's start.
         prepare_seconds: of a sample, on one core; score_seconds, weights_seconds: of a sample, on one actor; weights
             are 0 if the run computes none.
         batch_fits: whether a batch of --batch-size tokens went through whole.
@@ -55,7 +56,7 @@ class Probe:
     samples: int
     unfit: tuple[str, ...]
     tokens: float
-    load_seconds: float
+    measuring_seconds: float
     prepare_seconds: float
     score_seconds: float
     weights_seconds: float
@@ -83,19 +84,18 @@ def probe(plan: Plan, positions: Sequence[int], actors_here: int) -> Probe:
     if not samples:
         raise ConfigurationError(f"none of {len(prepared)} samples can be scored: {unfit[0]}")
     _refuse_too_large(plan, actors_here)
-    begun = time.monotonic()
     model, dictionary = load(plan)
-    load_seconds = time.monotonic() - begun
 
-    parameters = plan.job.parameters
+    loaded, parameters = time.monotonic(), plan.job.parameters
     # Weights of zero cost as much as others.
     weights = torch.zeros(dictionary.d_sae, dtype=torch.float64, device=plan.device)
     scorer = Scorer(model, dictionary, parameters, weights if parameters.needs_weights else None)
+    fitting = FittingScorer(scorer)
     full = next(token_batches(cycle(samples), parameters.batch_size))
     batch_fits = _fits(scorer, full)
     begun = time.monotonic()
     for batch in token_batches(samples, parameters.batch_size):
-        scorer.score(batch)
+        fitting.score(batch)
     score_seconds = _since(begun) / len(samples)
     weights_seconds = 0.0
     if parameters.needs_weights and plan.weights is None:
@@ -105,7 +105,7 @@ def probe(plan: Plan, positions: Sequence[int], actors_here: int) -> Probe:
         samples=len(samples),
         unfit=unfit,
         tokens=sum(len(sample.inputs.input_ids) for sample in samples) / len(samples),
-        load_seconds=load_seconds,
+        measuring_seconds=len(prepared) * prepare_seconds + time.monotonic() - loaded,
         prepare_seconds=prepare_seconds,
         score_seconds=score_seconds,
         weights_seconds=weights_seconds,

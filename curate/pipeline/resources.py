@@ -5,7 +5,7 @@ import os
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MOST = 10_000
-Amounts = dict[str, float]
+Amounts = dict[str, float]  # of resources, by Ray's names
 
 
 class Resources(BaseModel):
@@ -29,7 +29,8 @@ class Resources(BaseModel):
     )
     gpus_per_actor: float | None = Field(
         default=None,
-        ge=0,
+        gt=0,
+        allow_inf_nan=False,
         description="GPUs of each actor, by default 1 if there are any: a part of one, or several that hold the model "
         "together",
     )
@@ -37,7 +38,10 @@ class Resources(BaseModel):
     prepare_workers: int | None = Field(default=None, ge=1, description="CPU workers that decode and tokenize")
     prepare_resources: Amounts = Field(default={}, description="custom resources of each, such as cpu_node: 0.1")
     cluster_wait: float = Field(
-        default=600, ge=0, description="seconds to wait until the cluster has what is asked for, as it scales up"
+        default=600,
+        ge=0,
+        allow_inf_nan=False,
+        description="seconds to wait until the cluster has what is asked for, as it scales up",
     )
 
     @model_validator(mode="after")
@@ -50,7 +54,11 @@ class Resources(BaseModel):
         if gpus > 1 and gpus != int(gpus):
             raise ValueError(f"--gpus-per-actor {gpus:g}: a part of one GPU, or a whole number of them")
         for option, amounts in (("actor", self.actor_resources), ("prepare", self.prepare_resources)):
-            if bad := [name for name, amount in amounts.items() if amount <= 0 or name in ("CPU", "GPU", "memory")]:
+            if bad := [
+                name
+                for name, amount in amounts.items()
+                if not 0 < amount < float("inf") or name in ("CPU", "GPU", "memory")
+            ]:
                 raise ValueError(f"--{option}-resources {bad[0]}: amounts of custom resources, greater than 0")
         return self
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import accumulate, pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,6 +15,7 @@ from curate.manifest.ledger import Shard, commit, is_whole, read_ledger, read_sh
 from curate.manifest.lock import locked
 from curate.manifest.record import RunRecord
 from curate.pipeline.job import Plan, ScoreJob, inputs, plan
+from curate.pipeline.resources import MOST
 from curate.pipeline.score import execute
 from curate.pipeline.session import Progress, Report, Session, resumable
 from curate.pipeline.stream import Range
@@ -28,8 +29,10 @@ class RetryJob(BaseModel):
 
     kind: Literal["retry"] = "retry"
     run: Location = Field(description="the run folder, or its URL")
-    sample_timeout: float | None = Field(default=None, description="seconds after which a sample is given up")
-    actors: int | None = Field(default=None, description="scoring actors")
+    sample_timeout: float | None = Field(
+        default=None, gt=0, le=86_400, description="seconds after which a sample is given up"
+    )
+    actors: int | None = Field(default=None, ge=1, le=MOST, description="scoring actors, all from the beginning")
     address: str | None = Field(default=None, description="a running Ray cluster")
 
     def absolute(self) -> "RetryJob":
@@ -47,8 +50,11 @@ def score_job(job: RetryJob) -> ScoreJob:
     begun = read_inputs(location(job.run))
     if begun is None:
         raise ConfigurationError(f"{job.run} is not a run folder: there is nothing to retry")
-    given = {"actors": job.actors, "address": job.address}
-    resources = dict(begun.arguments["resources"]) | {name: value for name, value in given.items() if value is not None}  # type: ignore[arg-type]
+    resources: dict[str, Any] = dict(begun.arguments["resources"])  # type: ignore[arg-type]
+    if job.actors is not None:
+        resources |= {"actors": job.actors, "min_actors": None, "initial_actors": None}
+    if job.address is not None:
+        resources["address"] = job.address
     timeout = {} if job.sample_timeout is None else {"sample_timeout": job.sample_timeout}
     return ScoreJob.model_validate({**begun.arguments, **timeout, "resources": resources, "output": job.run})
 

@@ -12,7 +12,7 @@ from curate.manifest.ledger import commit
 from curate.manifest.lock import locked
 from curate.manifest.record import WEIGHTS_FOLDER, RunRecord
 from curate.manifest.weights import WeightsRecord, read_weights
-from curate.pipeline.cluster import local_or_remote_ray
+from curate.pipeline.cluster import device_name, local_or_remote_ray
 from curate.pipeline.finish import finish
 from curate.pipeline.folder import check_output, differs, open_folder, sound_shards
 from curate.pipeline.job import Plan, ScoreJob, inputs, plan
@@ -72,6 +72,7 @@ def execute(
         missing_weights = session.plan.job.parameters.needs_weights and weights is None
         if session.quarantined <= session.error_budget and (ranges or missing_weights):
             with local_or_remote_ray(session.plan, session.report):
+                session.device = device_name(session.plan)
                 if missing_weights:
                     with session.timed("weights"):
                         weights, work, unused = make_weights(session.plan, session.run, session.report)
@@ -80,7 +81,8 @@ def execute(
                     _refuse_other_weights(session, weights)
                 with session.timed("score"):
                     work, quarantined = _score(session, dataset, ranges, weights, write)
-                session.throughput["score"] = throughput(work, session.timings["score"], quarantined)
+                if ranges:
+                    session.throughput["score"] = throughput(work, session.timings["score"], quarantined)
             _refuse_changed_data(session)
         record = finish(session, weights)
     if session.quarantined > session.error_budget:

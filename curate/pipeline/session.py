@@ -47,6 +47,7 @@ class Session:
         shards: the ledger, by start; grows as ranges are committed.
         error_budget: how many rows may be quarantined before the run stops.
         go_on: the command that goes on where this session is cut off.
+        device: what computes, by name where one is known.
         notes: what a reader of the scores should know, beside the plan's notes.
         written: starts of the shards that this session committed.
         rows: of all shards; quarantined: those of them that could not be scored.
@@ -63,10 +64,12 @@ class Session:
     timings: dict[str, float] = field(default_factory=dict)
     throughput: dict[str, Throughput] = field(default_factory=dict)
     written: set[int] = field(default_factory=set)
+    device: str = field(init=False)
     rows: int = field(init=False)
     quarantined: int = field(init=False)
 
     def __post_init__(self) -> None:
+        self.device = self.plan.device
         self.rows = sum(shard.rows for shard in self.shards.values())
         self.quarantined = sum(shard.quarantined for shard in self.shards.values())
 

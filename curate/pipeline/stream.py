@@ -13,7 +13,7 @@ from torch import Tensor
 
 from curate.datasets import Dataset
 from curate.errors import RunStopped, first_line
-from curate.pipeline.cluster import actor_needs, prepare_needs, prepare_workers
+from curate.pipeline.cluster import actor_needs, nodes, prepare_needs, prepare_workers, ray_options
 from curate.pipeline.job import Plan
 from curate.pipeline.meter import Work
 from curate.pipeline.watch import suspect_list
@@ -42,15 +42,13 @@ def prepared(
 ) -> ray.data.Dataset:
     """The stream of packed batches: one row a batch, made by a pool of CPU workers."""
     items = [{"start": start, "stop": stop} for start, stop in ranges]
-    needs = prepare_needs(the_plan)
-    workers = min(prepare_workers(the_plan, ray.cluster_resources()["CPU"]), len(items))
+    workers = min(prepare_workers(the_plan, nodes()), len(items))
     return ray.data.from_items(items, override_num_blocks=min(len(items), _MOST_BLOCKS)).map_batches(
         PrepareWorker,
         fn_constructor_args=(the_plan, dataset, stage, suspects),
         compute=ray.data.ActorPoolStrategy(size=workers),
         batch_size=1,
-        num_cpus=needs.pop("CPU"),
-        resources=needs,
+        **ray_options(prepare_needs(the_plan)),
     )
 
 
@@ -106,7 +104,7 @@ def _stream(
     arrived: Callable[[Arrived], None],
 ) -> bool:
     """One attempt at all that is left; returns whether nobody asked to stop."""
-    suspects, resources, needs = suspect_list(), the_plan.job.resources, actor_needs(the_plan)
+    suspects, resources = suspect_list(), the_plan.job.resources
     pool = ray.data.ActorPoolStrategy(
         min_size=resources.fewest, max_size=resources.actors, initial_size=resources.first
     )
@@ -115,9 +113,7 @@ def _stream(
         fn_constructor_args=(the_plan, weights, suspects),
         compute=pool,
         batch_size=None,
-        num_cpus=needs.pop("CPU"),
-        num_gpus=needs.pop("GPU", None),
-        resources=needs,
+        **ray_options(actor_needs(the_plan)),
     )
     unfinished: dict[int, tuple[set[int], list[pa.Table]]] = {}
     blocks: Iterator[Any] = iter(scored.iter_batches(batch_size=None, batch_format="pyarrow"))

@@ -16,7 +16,7 @@ from curate.manifest.atomic import write_atomically
 from curate.manifest.record import WEIGHTS_FOLDER
 from curate.manifest.weights import WEIGHTS_FILE, WEIGHTS_RECORD, WeightsRecord, weights_folder, write_weights
 from curate.metrics.weights import FeatureWeights
-from curate.pipeline.cluster import actor_needs
+from curate.pipeline.cluster import actor_needs, ray_options
 from curate.pipeline.job import Plan
 from curate.pipeline.meter import Work
 from curate.pipeline.session import Progress, Report
@@ -97,9 +97,7 @@ def _computed(the_plan: Plan, dataset: Dataset, report: Report) -> tuple[Feature
 
 def _actors(the_plan: Plan, dataset: Dataset, suspects: ActorHandle | None) -> list:
     # A second thread answers for the progress while the first computes.
-    needs = actor_needs(the_plan)
-    options = {"num_cpus": needs.pop("CPU"), "num_gpus": needs.pop("GPU", 0), "resources": needs, "max_concurrency": 2}
-    remote = WeightsActor.options(**options).remote
+    remote = WeightsActor.options(**ray_options(actor_needs(the_plan)), max_concurrency=2).remote
     return [remote(the_plan, dataset.rows, index, suspects) for index in range(weight_actors(the_plan, len(dataset)))]
 
 
@@ -128,8 +126,9 @@ def _attempt(the_plan: Plan, dataset: Dataset, actors: list, report: Report) -> 
     while pending:
         finished, pending = ray.wait(pending, num_returns=len(pending), timeout=0.5)
         ray.get(finished)
-        done = sum(ray.get([actor.progress.remote() for actor in actors]))
-        report(Progress("weights", done, len(dataset)))
+        # Actors that have no place yet, or load, do not answer.
+        answers, _ = ray.wait([actor.progress.remote() for actor in actors], num_returns=len(actors), timeout=1)
+        report(Progress("weights", sum(ray.get(answers)), len(dataset)))
     taken = ray.get([actor.taken.remote() for actor in actors])
     if sorted(row for rows, _ in taken for row in rows) != list(dataset.rows):
         return None

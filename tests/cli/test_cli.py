@@ -21,7 +21,8 @@ CURATE = Path(sys.executable).parent / "curate"
 
 
 def curate(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("CURATE_")}
+    # Ray, started by tests in this process, leaves its settings in the environment.
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("CURATE_", "RAY_"))}
     home = {"HOME": str(cwd), "XDG_CONFIG_HOME": str(cwd / ".config"), "COLUMNS": "100", "HF_HUB_OFFLINE": "1"}
     return subprocess.run(
         [str(CURATE), *map(str, arguments)],
@@ -60,7 +61,11 @@ def test_help_teaches_without_loading_torch(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "verb", ["score", "show", "select", "verify", "datasets", "metrics", "demo export", "demo report"]
+    "verb",
+    [
+        *("score", "show", "select", "verify", "datasets", "metrics", "demo export", "demo report"),
+        *("run", "doctor", "submit", "jobs", "status", "logs", "stop", "retry", "quarantine"),
+    ],
 )
 def test_every_verb_explains_itself(tmp_path, verb):
     result = curate(*verb.split(), "--help", cwd=tmp_path)

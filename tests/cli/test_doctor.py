@@ -10,6 +10,7 @@ PIPELINE = """
 kind: pipeline
 stages:
   scores: {kind: score, output: scores, dataset: {name: demo, limit: 20}, parameters: {metrics: [l0]}}
+  again: {kind: score, output: again, dataset: {name: demo, limit: 20}, weights: '${scores}'}
   best: {kind: select, run: '${scores}', ratio: 0.5, output: best, by: BY}
 """
 
@@ -26,6 +27,8 @@ def test_a_doctor_looks_at_every_stage_and_leaves_nothing(tmp_path):
     lines = result.stdout.splitlines()
     assert lines[0].startswith("ok   scores: data: 20 rows of demo")
     assert lines[-1] == "ok   best: selection: by l0, once scores is there"
+    assert not any(line.startswith("FAIL") for line in lines)
+    assert any(line.startswith("ok   again: time: ") for line in lines)
     assert any("no GPU is used, so no cost" in line for line in lines if line.startswith("ok   scores: time: "))
     assert left(tmp_path) == ["job.yaml"]
 

@@ -22,6 +22,10 @@ def test_every_verb_that_does_work_prints_its_own_job(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
+def test_a_job_file_never_replaces_a_run(tmp_path):
+    refused(curate("score", "--overwrite", "--print-job", cwd=tmp_path), "--overwrite does not go into a job file")
+
+
 def test_a_printed_job_does_what_the_command_does(tmp_path):
     make_run(tmp_path / "run")
     printed = curate("select", "run", "--top", 3, "--by", "l0", "--output", "best", "--print-job", cwd=tmp_path)

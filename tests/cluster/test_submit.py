@@ -104,6 +104,9 @@ def test_twice_is_once_and_what_was_stopped_goes_on(nodes, tmp_path):
     assert record["shards"]["kept"] >= kept
     assert failing(tmp_path / "run") == {}
 
+    # An address that is given counts, whatever the environment says.
+    other = {"RAY_API_SERVER_ADDRESS": "http://127.0.0.1:1", "RAY_ADDRESS": "127.0.0.1:1", **nodes.environment}
+    assert curate("jobs", "--address", nodes.dashboard, cwd=tmp_path, **other).returncode == 0
     listed = {each["id"]: each for each in json.loads(on(nodes, tmp_path, "jobs", "--json").stdout)}
     assert listed[job["id"]]["state"] == "STOPPED"
     assert listed[f"{job['id']}-2"]["state"] == "SUCCEEDED"
@@ -187,10 +190,10 @@ def test_a_driver_that_nodes_cannot_reach_is_refused_and_does_not_wait_for_ever(
 
 def test_a_dry_run_looks_where_the_job_would_run(nodes, tmp_path):
     (tmp_path / "job.yaml").write_text(JOB.format(rows=30))
-    result = on(nodes, tmp_path, "submit", "job.yaml", "--installed", "--dry-run")
+    result = on(nodes, tmp_path, "submit", "job.yaml", "--installed", "--dry-run", "--price-per-gpu-hour", 2)
     assert result.returncode == 0, result.stdout + result.stderr
+    assert "no GPU is used, so no cost" in result.stdout
     assert "ok   nodes: every node sees the data, model and SAE, and reaches this process" in result.stdout
-    assert "nodes, " in result.stdout
     assert "ok   time: about " in result.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["job.yaml"]
     (tmp_path / "job.yaml").write_text(JOB.format(rows=30).replace("actors: 2", "actors: 2, cpus_per_actor: 3"))

@@ -47,6 +47,18 @@ def refusal(tmp_path: Path, text: str) -> str:
         (SCORE + "resources:\n  min_actors: 3\n", "job.yaml:3: resources: --min-actors 3 ≤ --initial-actors 3 ≤"),
         (SCORE + "resources: {gpus_per_actor: 1.5}\n", "job.yaml:3: resources: --gpus-per-actor 1.5: a part of one"),
         (SCORE + "resources: {actor_resources: {GPU: 1}}\n", "job.yaml:3: resources: --actor-resources GPU: "),
+        (
+            SCORE + "resources: {gpus_per_actor: .inf}\n",
+            "job.yaml:3: resources.gpus_per_actor: Input should be a finite",
+        ),
+        (SCORE + "resources: {gpus_per_actor: 0}\n", "job.yaml:3: resources.gpus_per_actor: Input should be greater"),
+        ("kind: retry\nrun: r\nactors: 0\n", "job.yaml:3: actors: Input should be greater than or equal to 1"),
+        ("kind: retry\nrun: r\nsample_timeout: 0\n", "job.yaml:3: sample_timeout: Input should be greater than 0"),
+        ("kind: score\noutput: s3://me:hush@store/run\n", "job.yaml:2: output: s3://…/run: credentials and options do"),
+        (
+            SCORE + "dataset:\n  name: s3://store/data?key=hush\n",
+            "job.yaml:4: dataset.name: s3://…/data: credentials and options do not belong in a URL",
+        ),
         (SCORE + "output: other\n", "job.yaml:3: output: this field stands here twice"),
         (SCORE + "a: [\n", "job.yaml:4: not YAML: "),
         (SCORE + "? [a]\n: b\n", "job.yaml:3: not YAML: found unhashable key"),
@@ -78,6 +90,7 @@ def refusal(tmp_path: Path, text: str) -> str:
 def test_what_is_wrong_is_named_with_file_line_and_field(tmp_path, text, message):
     found = refusal(tmp_path, text)
     assert re.match(re.escape(message).replace(r"\.\*", ".*"), found), found
+    assert "hush" not in found
 
 
 def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path):
@@ -132,6 +145,20 @@ def test_the_id_comes_from_the_content_alone(tmp_path):
     assert submission_id(read_job(one)) == submission_id(read_job(other))
     other.write_text(SCORE + "shard_rows: 6\n")
     assert submission_id(read_job(one)) != submission_id(read_job(other))
+
+
+def test_the_order_of_stages_and_columns_makes_no_other_job(tmp_path):
+    one, other = tmp_path / "one.yaml", tmp_path / "other.yaml"
+    stages = ["  a: {kind: select, run: r, top: 1}\n", "  b: {kind: select, run: r, top: 2}\n"]
+    for file, order in ((one, stages), (other, stages[::-1])):
+        file.write_text("kind: pipeline\nstages:\n" + "".join(order))
+    assert submission_id(read_job(one)) == submission_id(read_job(other))
+
+
+def test_aliases_of_aliases_are_looked_at_once(tmp_path):
+    lines = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+    text = "\n".join([SCORE, "a0: &a0 [x]", *lines])
+    assert "there is no such field" in refusal(tmp_path, text)
 
 
 def test_a_pipelines_stages_come_in_order_with_each_others_outputs():

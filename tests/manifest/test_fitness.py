@@ -2,11 +2,13 @@
 
 import fcntl
 from pathlib import Path
+from tempfile import gettempdir
 
 import pytest
 
 from curate.manifest import fitness, lock
-from curate.manifest.fitness import commit_seconds, free_bytes, unfit
+from curate.manifest.atomic import LITTER
+from curate.manifest.fitness import commit_seconds, room, unfit
 from curate.storage import location
 
 
@@ -15,9 +17,12 @@ def test_a_good_folder_is_fit_and_stays_as_it_was(tmp_path):
         assert unfit(location(str(run))) is None
         assert 0 < commit_seconds(location(str(run))) < 60
     assert list(tmp_path.iterdir()) == []
-    free = free_bytes(location(str(tmp_path / "run")))
-    assert free is not None
-    assert free > 0
+    assert room(location(str(tmp_path / "run")), rows=1000).needed == 700_000
+    assert room(location(str(tmp_path / "run")), rows=1000).free > 0
+
+
+def test_a_doctor_that_is_killed_leaves_what_a_run_removes():
+    assert LITTER.fullmatch(fitness._trial_name())
 
 
 def test_locks_that_do_not_hold_are_found(tmp_path, monkeypatch):
@@ -66,6 +71,8 @@ def test_an_object_store_is_tried_by_its_own_rules(monkeypatch):
     store.parent.mkdir(parents=True, exist_ok=True)
     assert unfit(store) is None
     assert [path for path in store.parent.iterdir() if path.name.startswith(".curate-trial")] == []
-    assert free_bytes(store) is None
+    # There ranking still sorts in this machine's folder for temporary files.
+    assert room(store, rows=1000).needed == 250_000
+    assert room(store, rows=1000).folder == Path(gettempdir())
     monkeypatch.setattr(fitness, "locked", lambda _: __import__("contextlib").nullcontext())
     assert "lets two processes hold one lock" in str(unfit(store))

@@ -11,7 +11,7 @@ from curate.pipeline.job import ScoreJob, plan
 from curate.pipeline.probe import Probe
 from curate.pipeline.weights import weight_actors
 
-PROBE = Probe("node", 16, (), 100.0, 1.0, 0.5, 2.0, 0.0, True, 1, ())
+PROBE = Probe("node", 16, (), 100.0, 9.0, 0.5, 2.0, 0.0, True, 1, ())
 
 
 def simulated(samples: int, prepare: float, workers: int, score: float, actors: int) -> float:

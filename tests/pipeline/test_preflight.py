@@ -1,17 +1,19 @@
 """What a doctor finds: nothing where nothing is wrong, and each thing that is, with what to do."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from curate import models
 from curate.datasets import DatasetSpec
 from curate.errors import ConfigurationError
 from curate.manifest import fitness
 from curate.manifest.inputs import INPUTS_FILE
 from curate.models import ModelSpec
-from curate.pipeline import preflight
-from curate.pipeline.cluster import places, shortage
+from curate.pipeline import cluster, preflight
+from curate.pipeline.cluster import places, prepare_workers, shortage
 from curate.pipeline.job import ScoreJob, plan
 from curate.pipeline.preflight import examine
 from curate.pipeline.probe import probe
@@ -88,17 +90,17 @@ def test_an_output_that_is_taken_and_settings_that_clash_are_found(tmp_path):
 def test_a_run_that_is_there_goes_on_unless_it_is_to_be_replaced(tmp_path, whole):
     job = ScoreJob(output=whole / "run")
     before = (whole / "run" / INPUTS_FILE).read_bytes()
-    assert found(job)["output"] == ("ok", f"{whole / 'run'} holds a run with 4 shards, which goes on")
+    assert found(job)["output"] == ("ok", f"{whole / 'run'} holds a run with 40 rows, which goes on")
     assert found(job, overwrite=True)["output"][1].endswith("which is replaced")
     assert (whole / "run" / INPUTS_FILE).read_bytes() == before
 
 
 @pytest.mark.usefixtures("no_ray")
 def test_a_disk_without_room_is_found(tmp_path, monkeypatch):
-    monkeypatch.setattr(fitness, "free_bytes", lambda _: 10)
+    monkeypatch.setattr(fitness, "disk_usage", lambda _: SimpleNamespace(free=10))
     state, text = found(ScoreJob(output=tmp_path / "run"))["storage"]
     assert state == "fail"
-    assert "too little room (700.0 kB needed, 10 bytes free)" in text
+    assert f"too little room (700.0 kB needed in {tmp_path}, 10 bytes free)" in text
 
 
 def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(the_plan, monkeypatch):
@@ -119,7 +121,7 @@ def test_a_batch_that_does_not_fit_is_told_of(the_plan, monkeypatch):
     score = Scorer.score
 
     def small_device(self, batch):
-        if len(batch) > 16:
+        if len(batch) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return score(self, batch)
 
@@ -178,6 +180,56 @@ def test_a_cluster_has_room_only_where_an_actor_fits_on_a_node(the_plan, nodes, 
     assert shortage(replace(the_plan, job=job, device="cuda", cpus_per_actor=1), nodes) == lacks
 
 
+def test_a_refusal_on_the_node_is_a_line_and_no_traceback(tmp_path, monkeypatch):
+    family = replace(models.FAMILIES["llava_next"], n_parameters=lambda *_: 10**13)
+    monkeypatch.setitem(models.FAMILIES, "llava_next", family)
+    state, text = found(ScoreJob(output=tmp_path / "run", dataset=DatasetSpec(limit=3)))["throughput"]
+    assert state == "fail"
+    assert text.startswith("the model's 10000.0 billion parameters up to layer 2 and the SAE take 40.0 TB")
+    assert "\n" not in text
+
+
+def test_workers_leave_room_for_all_actors_that_may_come(the_plan):
+    def workers(nodes, **resources):
+        resources = the_plan.job.resources.model_copy(update=resources)
+        job = the_plan.job.model_copy(update={"resources": resources})
+        return prepare_workers(replace(the_plan, job=job, device="cuda", cpus_per_actor=1), nodes)
+
+    four = [{"CPU": 8, "GPU": 1}] * 4
+    assert workers(four, actors=4, min_actors=1) == 32 - 4 - 4
+    assert workers(four, actors=4, min_actors=1, prepare_workers=100) == 32 - 4
+    # Actors that have no place yet bring a node of their own.
+    assert workers(four[:1], actors=4, min_actors=1) == 8 - 1 - 1
+    assert workers(four, actors=4, prepare_workers=5) == 5
+    assert workers([*four, {"CPU": 16, "cpu_node": 1}], actors=4, prepare_resources={"cpu_node": 0.1}) == 10
+    assert workers([{"CPU": 1, "GPU": 1}], actors=1) == 1
+
+
+def test_blocks_are_small_against_the_smallest_store():
+    gib = 2**30
+    assert cluster._block_bytes([{"object_store_memory": 100 * gib}, {"CPU": 1}]) == 32 * 2**20
+    assert cluster._block_bytes([{"object_store_memory": gib}, {"object_store_memory": 100 * gib}]) == gib // 100
+
+
+def test_a_growing_cluster_is_waited_for_and_asked_for_until_it_is_there(the_plan, monkeypatch):
+    resources = the_plan.job.resources.model_copy(update={"actors": 3, "min_actors": 2, "address": "auto"})
+    wanted = replace(the_plan, job=the_plan.job.model_copy(update={"resources": resources}), cpus_per_actor=1)
+    sizes, asked, steps = iter(([], [{"CPU": 1}], [{"CPU": 1}, {"CPU": 2}])), [], []
+    monkeypatch.setattr(cluster, "nodes", lambda: next(sizes))
+    monkeypatch.setattr(cluster, "request_resources", lambda bundles: asked.append(len(bundles)))
+    monkeypatch.setattr(cluster, "_SECONDS_BETWEEN_LOOKS", 0)
+    cluster._wait_for_resources(wanted, steps.append)
+    assert asked == [3, 3, 0]
+    assert [step.lacks.partition(" (")[0] for step in steps] == ["3 CPUs, and there are 0", "3 CPUs, and there are 1"]
+
+
+def test_what_computes_is_named_by_the_cluster(the_plan, monkeypatch):
+    monkeypatch.setattr(cluster, "nodes", lambda: [{"CPU": 1}, {"GPU": 8, "accelerator_type:H100": 1}])
+    assert cluster.device_name(replace(the_plan, device="cuda")) == "cuda (H100)"
+    assert cluster.device_name(the_plan) == "cpu"
+
+
 def test_parts_of_a_gpu_fill_it():
     assert places({"CPU": 1, "GPU": 0.1}, [{"CPU": 64, "GPU": 1}]) == 10
+    assert places({"CPU": 1, "GPU": 0.4}, [{"CPU": 64, "GPU": 4}]) == 8  # no part is of two
     assert places({"CPU": 1, "GPU": 0.5, "h200": 1}, [{"CPU": 64, "GPU": 8, "h200": 3}, {"CPU": 64, "GPU": 8}]) == 3

@@ -147,6 +147,25 @@ def test_other_inputs_are_refused_by_name(copy, whole, no_workers, change, messa
     assert content(copy / "run") == content(whole / "run")
 
 
+def test_a_run_takes_the_device_that_it_was_begun_with(copy, no_workers, monkeypatch):
+    """A cluster may have scaled its GPUs away since: that is no other run."""
+    begun = read_inputs(copy / "run")
+    write_inputs(
+        copy / "run", begun.model_copy(update={"decides": {**begun.decides, "device": "cuda", "dtype": "float32"}})
+    )
+    on_gpu = job(copy / "run", copy / "data", model=ModelSpec(name="demo", dtype="float32"))
+    with pytest.raises(ConfigurationError, match="was begun on a GPU, and torch sees none here"):
+        plan(on_gpu)
+    assert plan(on_gpu, overwrite=True).device == "cpu"
+    elsewhere = on_gpu.model_copy(update={"resources": on_gpu.resources.model_copy(update={"address": "auto"})})
+    monkeypatch.setattr(job_module, "cluster_has_gpus", lambda _: pytest.fail("the cluster was asked"))
+    assert plan(elsewhere).device == "cuda"
+    assert (
+        begun.model_copy(update={"decides": inputs(plan(elsewhere)).decides}).differences(read_inputs(copy / "run"))
+        == []
+    )
+
+
 def test_workers_and_limits_may_change_and_the_stored_arguments_are_the_default(copy, no_workers):
     arguments = stored_arguments(copy / "run", {"actors": 2, "sample_timeout": 7.0})
     resumed = ScoreJob.model_validate(arguments)

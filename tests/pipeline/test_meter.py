@@ -1,0 +1,42 @@
+"""Figures of a stage from the work of its actors."""
+
+import numpy as np
+
+from curate.pipeline import meter
+from curate.pipeline.meter import Meter, Work, throughput
+
+
+def test_figures_are_those_of_the_work():
+    one = Work(batches=2, samples=30, tokens=600, padding_tokens=200, busy_seconds=3, idle_seconds=1, queued_seconds=9)
+    two = Work(batches=1, samples=10, tokens=300, padding_tokens=100, busy_seconds=3, idle_seconds=1, queued_seconds=11)
+    found = throughput(one + two, seconds=10.0, quarantined=7)
+    assert (found.samples, found.tokens, found.quarantined) == (40, 900, 7)
+    assert (found.samples_per_second, found.tokens_per_second) == (4.0, 90.0)
+    assert found.padding_share == 0.25
+    assert found.busy_share == 0.75
+    assert found.queued_batches == 2.0
+    nothing = throughput(Work(), seconds=1.0, quarantined=0)
+    assert (nothing.padding_share, nothing.busy_share) == (0.0, 0.0)
+
+
+def test_a_batch_is_measured_from_its_preparation_to_its_end(demo_prepared, monkeypatch):
+    clock, counted = iter((100.0, 103.0, 110.0)), {}
+    monkeypatch.setattr(meter.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(meter.time, "time", lambda: 50.0)
+
+    class Counter:
+        def __init__(self, name, description, tag_keys):
+            self.name = name
+
+        def inc(self, amount, tags):
+            counted[self.name, tags["stage"]] = amount
+
+    monkeypatch.setattr(meter, "Counter", Counter)
+    batch = demo_prepared[:3]
+    lengths = np.array([len(sample.inputs.input_ids) for sample in batch])
+    with Meter("score").batch(batch, prepared_at=46.0, padded=True) as done:
+        pass
+    padding = 3 * lengths.max() - lengths.sum()
+    assert done == [Work(1, 3, lengths.sum(), padding, 7.0, 3.0, 4.0)]
+    assert counted["curate_tokens", "score"] == lengths.sum()
+    assert counted["curate_padding_tokens", "score"] == padding > 0
