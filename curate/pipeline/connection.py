@@ -17,6 +17,8 @@ from curate.errors import ConfigurationError, first_line
 
 _OBJECT_STORE_BYTES = 2 * 2**30
 _SECONDS_TO_CONNECT = 10
+# Otherwise glibc gives the memory of large tensors back to the kernel, and takes it again page by page at each layer.
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
 
 
 @contextlib.contextmanager
@@ -36,6 +38,7 @@ def connected(address: str | None, actor_cpus: int = 0) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is None:
+        os.environ.update({**KEEP_MEMORY, **os.environ})
         options |= {"num_cpus": (os.cpu_count() or 1) + actor_cpus, "include_dashboard": False}
         options |= {"object_store_memory": _OBJECT_STORE_BYTES}
     else:

@@ -13,8 +13,8 @@ class Estimate:
     """Of a whole run.
 
     Attributes:
-        seconds: that its stages weights and scores take, with the start of their workers; reading all data once for
-            their hash, and ranking, come on top. samples_per_second: while it scores.
+        seconds: of work, weights and scores; starting the workers, reading all data once for their hash, and ranking
+            come on top. samples_per_second: while it scores.
         actors_wait: whether preparation, not the actors, sets the pace.
     """
 
@@ -25,13 +25,12 @@ class Estimate:
     actors_wait: bool
 
 
-def estimate(plan: Plan, probe: Probe, samples: int, workers: int, start_seconds: float, cores: int | None) -> Estimate:
-    """The run's time: starts of its processes, then its weights, then its scores.
+def estimate(plan: Plan, probe: Probe, samples: int, workers: int, cores: int | None) -> Estimate:
+    """The run's time: first its weights, then its scores.
 
     Args:
         samples: to score.
         workers: that prepare.
-        start_seconds: until a new process works: its imports, its model.
         cores: of this machine, where actors and workers are to share them; None on a cluster, which divides them.
     """
     actors = plan.job.resources.actors
@@ -43,10 +42,10 @@ def estimate(plan: Plan, probe: Probe, samples: int, workers: int, start_seconds
         return max(actor_seconds / actors, probe.prepare_seconds / workers, shared)
 
     score = pace(probe.score_seconds, actors)
-    seconds = start_seconds + samples * score
+    seconds = samples * score
     if probe.weights_seconds:
         weight_samples = min(plan.job.parameters.weight_samples, len(plan.dataset))
-        seconds += start_seconds + weight_samples * pace(probe.weights_seconds, weight_actors(plan, weight_samples))
+        seconds += weight_samples * pace(probe.weights_seconds, weight_actors(plan, weight_samples))
     return Estimate(
         samples=samples,
         seconds=seconds,

@@ -1,7 +1,6 @@
 """What would go wrong with a run, and how long it would take: found before it is paid for."""
 
 import os
-import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -222,11 +221,9 @@ def _on_the_cluster(
             except GetTimeoutError:
                 what = "all that an actor needs is in use now, so nothing was measured: look again later"
                 return [*found, Finding("throughput", "warn", what)]
-            begun = time.monotonic()
             # A process of its own, so that its peak of memory is the work's.
             task = ray.remote(**options, max_calls=1, max_retries=0)(probe)  # type: ignore[call-overload]
             measured = ray.get(task.remote(plan, positions, min(max(rooms), ceil(resources.actors / len(rooms)))))
-            start_seconds = time.monotonic() - begun - measured.measuring_seconds
             store = int(sum(node.get("object_store_memory", 0) for node in there))
     # Ray gives a task's error the class of its cause, and a traceback for a message.
     except RayTaskError as error:
@@ -240,7 +237,7 @@ def _on_the_cluster(
         measured = replace(measured, weights_seconds=0.0)
     workers = prepare_workers(plan, there)
     cores = os.cpu_count() if resources.cluster is None else None
-    time_needed = estimate(plan, measured, samples, workers, start_seconds, cores)
+    time_needed = estimate(plan, measured, samples, workers, cores)
     return [
         *found,
         *_memory(plan, measured),
@@ -346,8 +343,8 @@ def _time(plan: Plan, time_needed: Estimate, workers: int, price: float | None) 
     }
     actors = plan.job.resources.actors
     what = (
-        f"about {timedelta(seconds=ceil(time_needed.seconds))} for {_count(time_needed.samples, 'sample')} with "
-        f"{_count(actors, 'actor')} and {_count(workers, 'worker')} that prepare "
+        f"about {timedelta(seconds=ceil(time_needed.seconds))} of work for {_count(time_needed.samples, 'sample')} "
+        f"with {_count(actors, 'actor')} and {_count(workers, 'worker')} that prepare "
         f"({time_needed.samples_per_second:,.1f} samples/s)"
     )
     if time_needed.gpu_hours:

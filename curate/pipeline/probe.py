@@ -44,7 +44,6 @@ class Probe:
     Attributes:
         samples: that could be prepared; unfit: the reasons of those that could not.
         tokens: of a sample, on average.
-        measuring_seconds: of all that is not part of a worker's start.
         prepare_seconds: of a sample, on one core; score_seconds, weights_seconds: of a sample, on one actor; weights
             are 0 if the run computes none.
         batch_fits: whether a batch of --batch-size tokens went through whole.
@@ -56,7 +55,6 @@ class Probe:
     samples: int
     unfit: tuple[str, ...]
     tokens: float
-    measuring_seconds: float
     prepare_seconds: float
     score_seconds: float
     weights_seconds: float
@@ -86,7 +84,7 @@ def probe(plan: Plan, positions: Sequence[int], actors_here: int) -> Probe:
     _refuse_too_large(plan, actors_here)
     model, dictionary = load(plan)
 
-    loaded, parameters = time.monotonic(), plan.job.parameters
+    parameters = plan.job.parameters
     # Weights of zero cost as much as others.
     weights = torch.zeros(dictionary.d_sae, dtype=torch.float64, device=plan.device)
     scorer = Scorer(model, dictionary, parameters, weights if parameters.needs_weights else None)
@@ -105,7 +103,6 @@ def probe(plan: Plan, positions: Sequence[int], actors_here: int) -> Probe:
         samples=len(samples),
         unfit=unfit,
         tokens=sum(len(sample.inputs.input_ids) for sample in samples) / len(samples),
-        measuring_seconds=len(prepared) * prepare_seconds + time.monotonic() - loaded,
         prepare_seconds=prepare_seconds,
         score_seconds=score_seconds,
         weights_seconds=weights_seconds,

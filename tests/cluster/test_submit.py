@@ -31,7 +31,7 @@ shard_rows: 15
 
 @pytest.fixture(scope="module")
 def nodes():
-    with cluster(cpus=(1, 2, 2)) as running:
+    with cluster(cpus=(1, 2, 2), resources=("{}", '{"computes": 1}', '{"prepares": 1}')) as running:
         yield running
 
 
@@ -51,34 +51,6 @@ def state(nodes: Cluster, folder: Path, name: str) -> str:
 
 def shards(folder: Path) -> int:
     return len(list((folder / "run" / "shards").glob("*.json")))
-
-
-def test_a_worker_node_that_dies_costs_nothing(nodes, tmp_path):
-    (tmp_path / "job.yaml").write_text(JOB.format(rows=450))
-    job = submitted(nodes, tmp_path)
-    wait_until(lambda: shards(tmp_path) >= 2, 120)
-    # One that computes; the job's driver is on the head.
-    victim = next(
-        node for node in nodes.nodes[1:] if any("ScoreActor" in " ".join(p.cmdline()) for p in node.processes())
-    )
-    victim.kill()
-    killed_at = shards(tmp_path)
-    assert killed_at < 30
-    wait_until(lambda: state(nodes, tmp_path, job["id"]) not in ("PENDING", "RUNNING"), 240)
-    assert state(nodes, tmp_path, job["id"]) == "SUCCEEDED", on(nodes, tmp_path, "logs", job["id"]).stdout
-    assert failing(tmp_path / "run") == {}
-    local = tmp_path / "local"
-    local.mkdir()
-    (local / "job.yaml").write_text(JOB.format(rows=450).replace("actors: 2", "actors: 1"))
-    assert curate("run", "job.yaml", cwd=local).returncode == 0
-    one, other = (
-        {row["sample_id"]: row for row in pq.read_table(folder / "run" / "manifest.parquet").to_pylist()}
-        for folder in (tmp_path, local)
-    )
-    assert one.keys() == other.keys()
-    assert len(one) == 450
-    for name in SCORES:
-        assert all(row[name] == pytest.approx(other[key][name], abs=1e-5) for key, row in one.items())
 
 
 def test_twice_is_once_and_what_was_stopped_goes_on(nodes, tmp_path):
@@ -144,6 +116,23 @@ def test_every_node_exports_the_counters_of_its_actors(nodes, tmp_path):
     on(nodes, tmp_path, "stop", job["id"])
 
 
+def test_actors_and_workers_go_where_their_resources_are(nodes, tmp_path):
+    places = "{actors: 1, actor_resources: {computes: 0.5}, prepare_resources: {prepares: 0.5}}"
+    (tmp_path / "job.yaml").write_text(
+        JOB.format(rows=1500)
+        .replace("{actors: 2, prepare_workers: 1}", places)
+        .replace("{weight_samples", "{metrics: [l0], weight_samples")
+    )
+    job = submitted(nodes, tmp_path)
+    wait_until(lambda: shards(tmp_path) >= 1, 120)
+    at_work = {
+        worker: [node.name for node in nodes.nodes if any(worker in " ".join(p.cmdline()) for p in node.processes())]
+        for worker in ("ScoreActor", "PrepareWorker")
+    }
+    on(nodes, tmp_path, "stop", job["id"])
+    assert at_work == {"ScoreActor": [nodes.nodes[1].name], "PrepareWorker": [nodes.nodes[2].name]}
+
+
 def test_what_cannot_be_asked_of_a_cluster_is_refused_in_a_line(nodes, tmp_path):
     (tmp_path / "job.yaml").write_text("kind: score\noutput: run\nresources: {address: 'auto'}\n")
     refused(on(nodes, tmp_path, "submit", "job.yaml"), "a job runs on the cluster that it is given to")
@@ -200,3 +189,32 @@ def test_a_dry_run_looks_where_the_job_would_run(nodes, tmp_path):
     result = on(nodes, tmp_path, "submit", "job.yaml", "--installed", "--dry-run")
     assert "waits 600 seconds for an autoscaler to add them" in result.stdout
     assert "warn throughput: no node has what an actor needs now" in result.stdout
+
+
+def test_a_worker_node_that_dies_costs_nothing(nodes, tmp_path):
+    """The last test of these nodes, which are two afterwards."""
+    (tmp_path / "job.yaml").write_text(JOB.format(rows=450))
+    job = submitted(nodes, tmp_path)
+    wait_until(lambda: shards(tmp_path) >= 2, 120)
+    # One that computes; the job's driver is on the head.
+    victim = next(
+        node for node in nodes.nodes[1:] if any("ScoreActor" in " ".join(p.cmdline()) for p in node.processes())
+    )
+    victim.kill()
+    killed_at = shards(tmp_path)
+    assert killed_at < 30
+    wait_until(lambda: state(nodes, tmp_path, job["id"]) not in ("PENDING", "RUNNING"), 240)
+    assert state(nodes, tmp_path, job["id"]) == "SUCCEEDED", on(nodes, tmp_path, "logs", job["id"]).stdout
+    assert failing(tmp_path / "run") == {}
+    local = tmp_path / "local"
+    local.mkdir()
+    (local / "job.yaml").write_text(JOB.format(rows=450).replace("actors: 2", "actors: 1"))
+    assert curate("run", "job.yaml", cwd=local).returncode == 0
+    one, other = (
+        {row["sample_id"]: row for row in pq.read_table(folder / "run" / "manifest.parquet").to_pylist()}
+        for folder in (tmp_path, local)
+    )
+    assert one.keys() == other.keys()
+    assert len(one) == 450
+    for name in SCORES:
+        assert all(row[name] == pytest.approx(other[key][name], abs=1e-5) for key, row in one.items())

@@ -149,14 +149,14 @@ def test_cost_is_gpu_hours_times_price(the_plan):
         samples=10, seconds=7200.0, samples_per_second=1.0, gpu_hours=8.0, actors_wait=False
     )
     finding = preflight._time(the_plan, time_needed, workers=3, price=2.5)
-    assert "about 2:00:00 for 10 samples with 1 actor and 3 workers" in finding.text
+    assert "about 2:00:00 of work for 10 samples with 1 actor and 3 workers" in finding.text
     assert "8.00 GPU hours; 20.00 at 2.5 for each" in finding.text
     assert finding.numbers["cost"] == 20.0
 
 
 def test_actors_that_would_wait_are_told_of(the_plan):
     measured = replace(probe(the_plan, range(4), actors_here=1), prepare_seconds=1.0, score_seconds=0.1)
-    time_needed = preflight.estimate(the_plan, measured, 10, 2, 0.0, None)
+    time_needed = preflight.estimate(the_plan, measured, 10, 2, None)
     finding = preflight._throughput(measured, 2, time_needed)
     assert finding.state == "warn"
     assert "the actors wait for their 2 workers" in finding.text
