@@ -10,7 +10,7 @@ _STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 def doctor(
     job: Annotated[
-        Path | None, typer.Argument(metavar="[JOB]", help="Job file; by default the demo's.", show_default=False)
+        Path | None, typer.Argument(metavar="JOB", help="Job file; by default the demo's.", show_default=False)
     ] = None,
     price_per_gpu_hour: Annotated[
         float | None, typer.Option(min=0, help="What one GPU costs an hour, for the estimate.")

@@ -33,7 +33,8 @@ def print_until_the_end(cluster: Any, job: str) -> None:
         raise type(stop)(f"the job goes on; curate stop {job} ends it") from None
     submission = cluster.status(job)
     if submission.state != "SUCCEEDED":
-        why = f": {_plain(submission.message.splitlines()[0])}" if submission.message else ""
+        message = submission.message.partition(", last available logs")[0]  # which were printed above
+        why = f": {_plain(message.splitlines()[0])}" if message else ""
         typer.echo(f"{job} is {submission.state}{why}", err=True)
         raise typer.Exit(1)
 

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.cli.test_cli import curate, refused
 from tests.manifest.test_run_folder import make_run
 
@@ -33,6 +35,7 @@ def test_a_doctor_looks_at_every_stage_and_leaves_nothing(tmp_path):
     assert left(tmp_path) == ["job.yaml"]
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_score_says_what_a_doctor_says(tmp_path):
     result = curate("score", "--limit", 20, "--metric", "l0", "-o", "run", "--dry-run", "--json", cwd=tmp_path)
     assert result.returncode == 0, result.stderr

@@ -8,6 +8,8 @@ import sys
 import time
 import urllib.request
 
+import pytest
+
 from bench import cheap, driver
 from tests.cluster.nodes import cluster
 
@@ -25,6 +27,7 @@ print(record.model_dump_json())
 """
 
 
+@pytest.mark.slow
 def test_data_of_twenty_times_the_object_store_pass_through_it(tmp_path):
     assert SAMPLES * SAMPLE >= 20 * STORE
     model, sae = cheap.write_model_and_sae(tmp_path, SAMPLE, sample_seconds=0.006)

@@ -54,7 +54,7 @@ def shards(folder: Path) -> int:
 
 
 def test_twice_is_once_and_what_was_stopped_goes_on(nodes, tmp_path):
-    (tmp_path / "job.yaml").write_text(JOB.format(rows=1500).replace("actors: 2", "actors: 1"))
+    (tmp_path / "job.yaml").write_text(JOB.format(rows=600).replace("actors: 2", "actors: 1"))
     job = submitted(nodes, tmp_path)
     # The same job, written otherwise.
     (tmp_path / "job.yaml").write_text("# once more\n" + (tmp_path / "job.yaml").read_text())
@@ -63,7 +63,7 @@ def test_twice_is_once_and_what_was_stopped_goes_on(nodes, tmp_path):
     stopped = on(nodes, tmp_path, "stop", job["id"])
     assert stopped.stdout == f"{job['id']} is STOPPED\n", stopped.stderr
     kept = shards(tmp_path)
-    assert 2 <= kept < 100
+    assert 2 <= kept < 40
     assert not (tmp_path / "run" / "run.json").exists()
     assert "go on with: curate score --resume" in on(nodes, tmp_path, "logs", job["id"]).stdout
 
@@ -71,7 +71,7 @@ def test_twice_is_once_and_what_was_stopped_goes_on(nodes, tmp_path):
     assert again.returncode == 0, again.stdout + again.stderr
     assert again.stdout.startswith(f"{job['id']}-2 was submitted")
     assert "resuming: " in again.stdout
-    assert "1,500 scored + 0 quarantined = 1,500 read" in again.stdout
+    assert "600 scored + 0 quarantined = 600 read" in again.stdout
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["shards"]["kept"] >= kept
     assert failing(tmp_path / "run") == {}
@@ -88,6 +88,7 @@ def test_twice_is_once_and_what_was_stopped_goes_on(nodes, tmp_path):
     assert job["id"] in on(nodes, tmp_path, "jobs").stdout
 
 
+@pytest.mark.slow
 def test_every_node_exports_the_counters_of_its_actors(nodes, tmp_path):
     (tmp_path / "job.yaml").write_text(JOB.format(rows=1500).replace("actors: 2", "actors: 1"))
     job = submitted(nodes, tmp_path)
@@ -116,6 +117,7 @@ def test_every_node_exports_the_counters_of_its_actors(nodes, tmp_path):
     on(nodes, tmp_path, "stop", job["id"])
 
 
+@pytest.mark.slow
 def test_actors_and_workers_go_where_their_resources_are(nodes, tmp_path):
     places = "{actors: 1, actor_resources: {computes: 0.5}, prepare_resources: {prepares: 0.5}}"
     (tmp_path / "job.yaml").write_text(
@@ -147,7 +149,7 @@ def test_a_job_that_fails_says_so(nodes, tmp_path):
     result = on(nodes, tmp_path, "submit", "job.yaml", "--installed", "--follow")
     assert result.returncode == 1
     assert "is not a run folder" in result.stdout
-    assert result.stderr.rstrip().endswith("is FAILED")
+    assert result.stderr.rstrip().endswith(" is FAILED: Job entrypoint command failed with exit code 1")
 
 
 def test_a_cluster_that_is_too_small_is_waited_for_and_then_refused(nodes, tmp_path):
@@ -177,6 +179,7 @@ def test_a_driver_that_nodes_cannot_reach_is_refused_and_does_not_wait_for_ever(
     assert re.search(f"FAIL nodes: .*{message}", result.stdout)
 
 
+@pytest.mark.slow
 def test_a_dry_run_looks_where_the_job_would_run(nodes, tmp_path):
     (tmp_path / "job.yaml").write_text(JOB.format(rows=30))
     result = on(nodes, tmp_path, "submit", "job.yaml", "--installed", "--dry-run", "--price-per-gpu-hour", 2)
@@ -193,7 +196,7 @@ def test_a_dry_run_looks_where_the_job_would_run(nodes, tmp_path):
 
 def test_a_worker_node_that_dies_costs_nothing(nodes, tmp_path):
     """The last test of these nodes, which are two afterwards."""
-    (tmp_path / "job.yaml").write_text(JOB.format(rows=450))
+    (tmp_path / "job.yaml").write_text(JOB.format(rows=300))
     job = submitted(nodes, tmp_path)
     wait_until(lambda: shards(tmp_path) >= 2, 120)
     # One that computes; the job's driver is on the head.
@@ -202,19 +205,19 @@ def test_a_worker_node_that_dies_costs_nothing(nodes, tmp_path):
     )
     victim.kill()
     killed_at = shards(tmp_path)
-    assert killed_at < 30
+    assert killed_at < 20
     wait_until(lambda: state(nodes, tmp_path, job["id"]) not in ("PENDING", "RUNNING"), 240)
     assert state(nodes, tmp_path, job["id"]) == "SUCCEEDED", on(nodes, tmp_path, "logs", job["id"]).stdout
     assert failing(tmp_path / "run") == {}
     local = tmp_path / "local"
     local.mkdir()
-    (local / "job.yaml").write_text(JOB.format(rows=450).replace("actors: 2", "actors: 1"))
+    (local / "job.yaml").write_text(JOB.format(rows=300).replace("actors: 2", "actors: 1"))
     assert curate("run", "job.yaml", cwd=local).returncode == 0
     one, other = (
         {row["sample_id"]: row for row in pq.read_table(folder / "run" / "manifest.parquet").to_pylist()}
         for folder in (tmp_path, local)
     )
     assert one.keys() == other.keys()
-    assert len(one) == 450
+    assert len(one) == 300
     for name in SCORES:
         assert all(row[name] == pytest.approx(other[key][name], abs=1e-5) for key, row in one.items())
