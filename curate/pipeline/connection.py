@@ -38,7 +38,6 @@ def connected(address: str | None, actor_cpus: int = 0) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is None:
-        os.environ.update({**KEEP_MEMORY, **os.environ})
         options |= {"num_cpus": (os.cpu_count() or 1) + actor_cpus, "include_dashboard": False}
         options |= {"object_store_memory": _OBJECT_STORE_BYTES}
     else:
@@ -48,7 +47,7 @@ def connected(address: str | None, actor_cpus: int = 0) -> Iterator[None]:
     # Its driver prints what befalls actors, which is mended or comes as an exception, where our JSON goes.
     with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
         try:
-            with _native_lines_hidden():
+            with _native_lines_hidden(), _inherited({} if address else KEEP_MEMORY):
                 ray.init(address=address or "local", **options)
         except (ConnectionError, ValueError, RuntimeError) as error:
             where = f"the Ray cluster at {address}" if address else "Ray on this machine"
@@ -70,6 +69,18 @@ def cluster_has_gpus(address: str) -> bool:
     """
     with connected(address):
         return ray.cluster_resources().get("GPU", 0) > 0
+
+
+@contextlib.contextmanager
+def _inherited(settings: dict[str, str]) -> Iterator[None]:
+    """What processes that are started now find in their environment, unless it says otherwise already."""
+    added = {name: value for name, value in settings.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
 
 
 @contextlib.contextmanager

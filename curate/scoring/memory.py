@@ -14,6 +14,7 @@ _OTHER_WORDS = (
     "DefaultCPUAllocator: can't allocate memory",
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
+    "could not create a primitive",  # oneDNN
 )
 
 
