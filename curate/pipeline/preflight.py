@@ -123,7 +123,7 @@ def _spread(n_rows: int) -> list[int]:
 
 
 def _count(number: float, what: str) -> str:
-    return f"{number:,g} {what}{'' if number == 1 else 's'}"
+    return f"{number:,.12g} {what}{'' if number == 1 else 's'}"
 
 
 def _data(dataset: Dataset) -> str:
@@ -254,7 +254,7 @@ def _nothing() -> None:
 def _has_weights(plan: Plan) -> bool:
     try:
         read_weights(location(plan.job.output))
-    except ConfigurationError:
+    except (ConfigurationError, OSError):  # there is no run yet, or no way to it, which `output` says
         return False
     return True
 

@@ -154,6 +154,14 @@ def test_cost_is_gpu_hours_times_price(the_plan):
     assert finding.numbers["cost"] == 20.0
 
 
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(1, "1 node"), (0.5, "0.5 nodes"), (40_000, "40,000 nodes"), (104_123_456, "104,123,456 nodes")],
+)
+def test_numbers_are_said_whole(number, said):
+    assert preflight._count(number, "node") == said
+
+
 def test_actors_that_would_wait_are_told_of(the_plan):
     measured = replace(probe(the_plan, range(4), actors_here=1), prepare_seconds=1.0, score_seconds=0.1)
     time_needed = preflight.estimate(the_plan, measured, 10, 2, None)
