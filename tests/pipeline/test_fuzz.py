@@ -45,7 +45,7 @@ JOBS = st.builds(
     parameters=PARAMETERS,
     weights=st.none() | WORD.map(Path),
     sae=WORD,
-    resources=st.builds(Resources, actors=COUNT, gpus_per_actor=st.none() | SHARE),
+    resources=st.builds(Resources, actors=COUNT, gpus_per_actor=st.none() | st.floats(0, 1, exclude_min=True)),
     max_error_rate=SHARE,
 )
 WHOLE = ScoreJob(output=Path("run"), parameters=ScoringParameters(hook_layer=1)).model_dump_json().encode()
