@@ -82,6 +82,19 @@ print("sae_lens" in sys.modules)
     assert result.stdout.strip() == "False"
 
 
+def test_to_describe_a_model_imports_no_model_code():
+    code = """
+import sys
+from curate import demo
+from curate.models import inspect_model
+inspect_model(str(demo.MODEL))
+print("transformers.modeling_utils" in sys.modules)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "False"
+
+
 def test_nothing_loads_pickles_or_remote_code():
     for path in PACKAGE.rglob("*.py"):
         text = path.read_text()

@@ -8,12 +8,10 @@ from itertools import accumulate
 from typing import Any
 
 import torch
+import transformers  # whose attributes are imported when they are used: to look at a config takes no model's code
 from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor, nn
-from transformers import AutoConfig, LlavaNextConfig, LlavaNextModel, LlavaNextProcessor
-from transformers import logging as transformers_logging
-from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape, unpad_image
 
 from curate.errors import ConfigurationError, ImageShape, ReservedToken, TooLong, first_line
 from curate.models.family import Family, ModelInfo, ModelInputs
@@ -27,7 +25,7 @@ def text_config(config: Mapping[str, object]) -> Mapping[str, object]:
     Raises:
         ConfigurationError: a text model other than `TEXT_MODELS`.
     """
-    text = AutoConfig.for_model(**config).text_config  # type: ignore[arg-type]
+    text = transformers.AutoConfig.for_model(**config).text_config  # type: ignore[arg-type]
     if text.model_type not in TEXT_MODELS:
         raise ConfigurationError(f"the text model is {text.model_type}; LLaVA-NeXT is read with {TEXT_MODELS}")
     return text.to_dict()
@@ -37,8 +35,8 @@ def text_config(config: Mapping[str, object]) -> Mapping[str, object]:
 class LlavaNextBuilder:
     """Tokenizer and image processor of a LLaVA-NeXT model."""
 
-    processor: LlavaNextProcessor
-    config: LlavaNextConfig
+    processor: "transformers.LlavaNextProcessor"
+    config: "transformers.LlavaNextConfig"
     context: int
     special_tokens: tuple[str, ...]
     longest_token: int
@@ -86,6 +84,8 @@ class LlavaNextBuilder:
 
     def _image_tokens(self, image: Image) -> int:
         """How many image features the model will make, by the model's own functions on a tensor without data."""
+        from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape, unpad_image
+
         vision: Any = self.config.vision_config
         size = (image.height, image.width)
         side = vision.image_size // vision.patch_size
@@ -104,8 +104,8 @@ def load_builder(info: ModelInfo) -> LlavaNextBuilder:
         ConfigurationError: the folder has no whole processor, or no chat template.
     """
     try:
-        config = AutoConfig.from_pretrained(info.path, local_files_only=True)
-        processor = LlavaNextProcessor.from_pretrained(info.path, backend="pil", local_files_only=True)
+        config = transformers.AutoConfig.from_pretrained(info.path, local_files_only=True)
+        processor = transformers.LlavaNextProcessor.from_pretrained(info.path, backend="pil", local_files_only=True)
     # A tokenizer or processor file may be missing, damaged, or need a library that is not there.
     except Exception as error:
         raise ConfigurationError(f"{info.path} has no whole processor: {first_line(error)}") from error
@@ -115,7 +115,7 @@ def load_builder(info: ModelInfo) -> LlavaNextBuilder:
     processor.patch_size = config.vision_config.patch_size
     processor.vision_feature_select_strategy = config.vision_feature_select_strategy
     processor.num_additional_image_tokens = 1
-    assert isinstance(config, LlavaNextConfig)
+    assert isinstance(config, transformers.LlavaNextConfig)
     tokenizer: Any = processor.tokenizer
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     special_tokens = tuple(sorted({processor.image_token, *tokenizer.all_special_tokens, *special}))
@@ -126,7 +126,7 @@ def load_builder(info: ModelInfo) -> LlavaNextBuilder:
 class LlavaNextCut:
     """A LLaVA-NeXT model without what lies above its hook layer."""
 
-    model: LlavaNextModel
+    model: "transformers.LlavaNextModel"
     device: str
 
     @torch.inference_mode()
@@ -148,7 +148,7 @@ class LlavaNextCut:
 
 
 def _cut_config(info: ModelInfo, hook_layer: int) -> Any:
-    config: Any = AutoConfig.from_pretrained(info.path, local_files_only=True)
+    config: Any = transformers.AutoConfig.from_pretrained(info.path, local_files_only=True)
     config.text_config.num_hidden_layers = hook_layer + 1
     if getattr(config.text_config, "layer_types", None):
         config.text_config.layer_types = config.text_config.layer_types[: hook_layer + 1]
@@ -158,17 +158,17 @@ def _cut_config(info: ModelInfo, hook_layer: int) -> Any:
 def n_parameters(info: ModelInfo, hook_layer: int) -> int:
     """Parameters of what `load_model` loads, counted without loading it."""
     with torch.device("meta"):
-        model = LlavaNextModel(_cut_config(info, hook_layer))
+        model = transformers.LlavaNextModel(_cut_config(info, hook_layer))
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def device_map(config: LlavaNextConfig, devices: Sequence[str]) -> dict[str, str]:
+def device_map(config: "transformers.LlavaNextConfig", devices: Sequence[str]) -> dict[str, str]:
     """Which device holds which part of the model, in the order of computing, each with about as many parameters.
 
     All that lies before the first block is on the first device.
     """
     with torch.device("meta"):
-        model = LlavaNextModel(config)
+        model = transformers.LlavaNextModel(config)
     blocks = list(model.language_model.layers)
     sizes = [sum(parameter.numel() for parameter in block.parameters()) for block in blocks]
     before = sum(parameter.numel() for parameter in model.parameters()) - sum(sizes)
@@ -199,7 +199,7 @@ def load_model(info: ModelInfo, hook_layer: int, dtype: torch.dtype, device: str
     spread: Any = {"device_map": device_map(config, several)} if len(several) > 1 else {}
     try:
         with _quiet():
-            loaded: Any = LlavaNextModel.from_pretrained(
+            loaded: Any = transformers.LlavaNextModel.from_pretrained(
                 info.path,
                 config=config,
                 dtype=dtype,
@@ -221,14 +221,14 @@ def load_model(info: ModelInfo, hook_layer: int, dtype: torch.dtype, device: str
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without transformers' report that the weights above the cut were not used, and without its bars."""
-    level = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     try:
         yield
     finally:
-        transformers_logging.set_verbosity(level)
-        transformers_logging.enable_progress_bar()
+        transformers.logging.set_verbosity(level)
+        transformers.logging.enable_progress_bar()
 
 
 FAMILY = Family("llava_next", text_config, n_parameters, load_builder, load_model)

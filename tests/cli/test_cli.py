@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from curate import demo
 from curate.cli.console import printable
@@ -110,11 +111,10 @@ def test_the_demo_alone_takes_its_own_model_even_in_a_configured_folder(exported
     (exported / "other").mkdir()
     toml = '[score]\nsae = "/no/such/sae"\nmodel = "/no/such/model"\nlimit = 30\noutput = "run"\n'
     (exported / "other" / "curate.toml").write_text(toml)
-    result = curate("score", "--json", cwd=exported / "other")
+    result = curate("score", "--print-job", cwd=exported / "other")
     assert result.returncode == 0, result.stderr
-    record = json.loads(result.stdout)
-    assert (record["arguments"]["model"]["name"], record["arguments"]["sae"]) == ("demo", "demo")
-    assert record["counts"]["scored"] == 30
+    job = yaml.safe_load(result.stdout)
+    assert (job["model"]["name"], job["sae"], job["dataset"]["limit"]) == ("demo", "demo", 30)
 
 
 def test_command_line_beats_environment_beats_project_beats_user(tmp_path):
