@@ -18,7 +18,7 @@ demo: $(READY)  ## set up, then score the embedded demo data
 test: $(READY)  ## set up, then run the tests
 	$(BIN)/python -m pytest
 
-test-slow: $(READY)  ## the tests that take minutes each
+test-slow: $(READY)  ## the tests for which `make test` has no time
 	$(BIN)/python -m pytest -m slow
 
 test-faults: $(READY)  ## kill a run sixty times; CURATE_FAULT_SEED repeats one

@@ -10,7 +10,7 @@ from curate.cli.arguments import Dashboard
 
 def jobs(address: Dashboard = None, json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """List the jobs that a cluster was given, the oldest first."""
-    from curate.jobs.submit import Cluster
+    from curate.jobs.cluster import Cluster
 
     print_submissions(Cluster(address).list(), json)
 

@@ -15,7 +15,7 @@ def logs(
     ] = False,
 ) -> None:
     """Print what a job has printed."""
-    from curate.jobs.submit import Cluster
+    from curate.jobs.cluster import Cluster
 
     cluster = Cluster(address)
     if follow:

@@ -15,7 +15,7 @@ def status(
 
     from curate.cli.console import OUT, print_json, printable
     from curate.errors import DataError
-    from curate.jobs.submit import Cluster
+    from curate.jobs.cluster import Cluster
 
     cluster = Cluster(address)
     submission = cluster.status(job)

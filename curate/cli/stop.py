@@ -13,7 +13,7 @@ def stop(
     """End a job, as Ctrl-C would: what it has done is kept, and submitting it again goes on from there."""
     from curate.cli.console import OUT, printable
     from curate.cli.jobs import print_submissions
-    from curate.jobs.submit import Cluster
+    from curate.jobs.cluster import Cluster
 
     submission = Cluster(address).stop(job)
     if json:

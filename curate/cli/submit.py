@@ -35,17 +35,19 @@ def submit(
     from curate.cli.console import OUT, printable
     from curate.cli.jobs import print_submissions
     from curate.cli.logs import print_until_the_end
-    from curate.jobs.submit import Cluster
+    from curate.jobs.cluster import Cluster
+    from curate.jobs.submit import examine
+    from curate.jobs.submit import submit as give
 
     if dry_run and (again or json):
         raise typer.BadParameter("--dry-run goes with neither --again nor --json")
     if price_per_gpu_hour is not None and not dry_run:
         raise typer.BadParameter("--price-per-gpu-hour goes with --dry-run")
-    cluster = Cluster(address)
     if dry_run:
-        print_until_the_end(cluster, cluster.examine(file, installed, price_per_gpu_hour).id)
+        name = examine(file, address, installed, price_per_gpu_hour)
+        print_until_the_end(Cluster(address), name)
         return
-    submission, new = cluster.submit(file, installed, again)
+    submission, new = give(file, address, installed, again)
     if json:
         print_submissions([submission], json=True)
     else:
@@ -55,4 +57,4 @@ def submit(
         elif not follow:
             OUT.print(printable(f"follow it with: curate logs -f {submission.id}"))
     if follow:
-        print_until_the_end(cluster, submission.id)
+        print_until_the_end(Cluster(address), submission.id)

@@ -71,8 +71,10 @@ stages:
 def test_wrong_job_files_and_wrong_clusters_are_refused_in_one_line(tmp_path):
     (tmp_path / "job.yaml").write_text("kind: score\noutput: r\nactors: 2\n")
     refused(curate("run", "job.yaml", cwd=tmp_path), r"job\.yaml:3: actors: there is no such field")
+    nowhere = ("--address", "http://127.0.0.1:1")
+    refused(curate("submit", "job.yaml", *nowhere, cwd=tmp_path), r"job\.yaml:3: actors: there is no such field")
     (tmp_path / "good.yaml").write_text("kind: score\noutput: r\n")
     for verb in ("submit", "logs", "status", "stop", "jobs"):
         what = {"submit": ("good.yaml",), "jobs": ()}.get(verb, ("score-1",))
-        result = curate(verb, *what, "--address", "http://127.0.0.1:1", cwd=tmp_path)
+        result = curate(verb, *what, *nowhere, cwd=tmp_path)
         refused(result, "--address http://127.0.0.1:1: no Ray dashboard answers there")

@@ -53,6 +53,7 @@ def shards(folder: Path) -> int:
     return len(list((folder / "run" / "shards").glob("*.json")))
 
 
+@pytest.mark.slow
 def test_twice_is_once_and_what_was_stopped_goes_on(nodes, tmp_path):
     (tmp_path / "job.yaml").write_text(JOB.format(rows=600).replace("actors: 2", "actors: 1"))
     job = submitted(nodes, tmp_path)
@@ -198,6 +199,7 @@ def test_a_worker_node_that_dies_costs_nothing(nodes, tmp_path):
     """The last test of these nodes, which are two afterwards."""
     (tmp_path / "job.yaml").write_text(JOB.format(rows=300))
     job = submitted(nodes, tmp_path)
+    assert submitted(nodes, tmp_path)["id"] == job["id"]
     wait_until(lambda: shards(tmp_path) >= 2, 120)
     # One that computes; the job's driver is on the head.
     victim = next(

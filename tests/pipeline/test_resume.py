@@ -428,6 +428,7 @@ time.time = backwards
 """
 
 
+@pytest.mark.slow
 def test_a_clock_that_goes_backwards_decides_nothing(tmp_path, whole):
     """In the driver and in each of Ray's Python processes it goes back by an hour, again and again."""
     (tmp_path / "sitecustomize.py").write_text(CLOCK)
