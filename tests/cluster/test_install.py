@@ -4,12 +4,13 @@ import json
 import shutil
 import socket
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from tests.cli.test_cli import curate
-from tests.cluster.nodes import RAY
+from tests.cluster.nodes import RAY, wait_until
 from tests.pipeline.small import failing
 
 ROOT = Path(__file__).parent.parent.parent
@@ -30,17 +31,17 @@ def test_a_submitted_job_brings_what_it_needs(tmp_path, monkeypatch):
     for name, value in TOKEN.items():
         monkeypatch.setenv(name, value)
     gcs, dashboard, agent = free_ports(3)
-    sizes = ["--num-cpus=4", "--object-store-memory=200000000", "--disable-usage-stats", f"--temp-dir={tmp_path}/ray"]
+    short = tempfile.mkdtemp(prefix="cr", dir="/tmp")  # paths of sockets may have 107 characters
+    sizes = ["--num-cpus=4", "--object-store-memory=200000000", "--disable-usage-stats", f"--temp-dir={short}"]
     ports = [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
     command = [str(RAY), "start", "--head", "--block", "--node-ip-address=127.0.0.1", *ports, *sizes]
     shutil.copytree(ROOT / "jobs", tmp_path / "jobs")
     head = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         place = ("--address", f"http://127.0.0.1:{dashboard}")
-        for _ in range(20):  # until the head takes jobs
-            result = curate("submit", "jobs/score.yaml", *place, "--json", cwd=tmp_path, **TOKEN)
-            if result.returncode == 0:
-                break
+        wait_until(lambda: curate("jobs", *place, cwd=tmp_path, **TOKEN).returncode == 0, 90)
+        result = curate("submit", "jobs/score.yaml", *place, "--json", cwd=tmp_path, **TOKEN)
+        assert result.returncode == 0, result.stderr
         job = json.loads(result.stdout)[0]["id"]
         while True:
             try:
@@ -54,3 +55,4 @@ def test_a_submitted_job_brings_what_it_needs(tmp_path, monkeypatch):
     finally:
         head.terminate()
         head.wait(timeout=60)
+        shutil.rmtree(short, ignore_errors=True)
