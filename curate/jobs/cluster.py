@@ -55,7 +55,10 @@ class Cluster:
         if address is not None:
             os.environ["RAY_API_SERVER_ADDRESS"] = address  # which Ray takes before what it is given
         with _errors(address):
-            self._client = JobSubmissionClient(address)
+            try:
+                self._client = JobSubmissionClient(address)
+            except ValueError as error:
+                raise ConfigurationError(f"--address {address}: {first_line(error)}; it is http://HOST:8265") from error
         self._address = address
 
     def start(self, name: str, command: str, kind: str, output: str, environment: Mapping[str, Any]) -> bool:

@@ -73,6 +73,7 @@ def test_wrong_job_files_and_wrong_clusters_are_refused_in_one_line(tmp_path):
     refused(curate("run", "job.yaml", cwd=tmp_path), r"job\.yaml:3: actors: there is no such field")
     nowhere = ("--address", "http://127.0.0.1:1")
     refused(curate("submit", "job.yaml", *nowhere, cwd=tmp_path), r"job\.yaml:3: actors: there is no such field")
+    refused(curate("jobs", "--address", "nonsense", cwd=tmp_path), "--address nonsense: .*; it is http://HOST:8265")
     (tmp_path / "good.yaml").write_text("kind: score\noutput: r\n")
     for verb in ("submit", "logs", "status", "stop", "jobs"):
         what = {"submit": ("good.yaml",), "jobs": ()}.get(verb, ("score-1",))

@@ -73,7 +73,7 @@ def test_a_run_is_whole_and_its_record_says_what_it_was_made_from(demo_run):
     assert record.counts.near_delta / 300 < 0.01
 
 
-@pytest.mark.slow  # the kills ask the same
+@pytest.mark.slow  # killed runs, and weights that were lost, are held to the same bytes in make test
 def test_the_same_settings_give_the_same_bytes(demo_run, tmp_path):
     folder, record, _ = demo_run
     again, _ = run(tmp_path / "again", DEMO, **SMALL, parameters=FEW)
