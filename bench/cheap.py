@@ -10,7 +10,7 @@ import torch
 from PIL.Image import Image
 from safetensors.torch import save_file
 
-from curate.models.family import Family, ModelInfo, ModelInputs
+from curate.models.family import Family, ModelInfo, ModelInputs, WholeModel
 
 D_MODEL, D_SAE, TOKENS = 4, 8, 6
 
@@ -25,10 +25,14 @@ class Builder:
     """Six tokens, half of them image tokens, whatever the sample, and so many bytes beside them."""
 
     sample_bytes: int
+    bos_token_id: int | None = None
 
     def build(self, image: Image, question: str, response: str | None) -> ModelInputs:
         tensors = {"pixel_values": torch.zeros(self.sample_bytes, dtype=torch.uint8)} if self.sample_bytes else {}
         return ModelInputs(torch.arange(TOKENS), torch.arange(TOKENS) < TOKENS // 2, tensors)
+
+    def build_document(self, parts: Sequence[str | Image]) -> ModelInputs:
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,12 @@ def _config(info: ModelInfo) -> dict:
     return json.loads((info.path / "config.json").read_text())
 
 
-FAMILY = Family("cheap", text_config, n_parameters, load_builder, load_model)
+def load_whole(info: ModelInfo, dtype: torch.dtype, device: str) -> WholeModel:
+    """There is none: nothing here asks for logits."""
+    raise NotImplementedError
+
+
+FAMILY = Family("cheap", text_config, n_parameters, load_builder, load_model, load_whole, takes_images=True)
 
 
 def write_model_and_sae(folder: Path, sample_bytes: int = 0, sample_seconds: float = 0.0) -> tuple[Path, Path]:

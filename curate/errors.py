@@ -97,7 +97,7 @@ class ImageBomb(SampleError):
 
 
 class ImageShape(SampleError):
-    """An image so narrow that the model's tiling leaves no patch of it."""
+    """An image so narrow that the model would see no patch of it."""
 
     stage = "inputs"
 

@@ -60,6 +60,11 @@ def absolute(text: str) -> str:
     return text if "://" in text or text.startswith("${") else str(Path(text).absolute())
 
 
+def absolute_if_there(name: str) -> str:
+    """What may be a path or a name of something else: made absolute if there is such a file or folder."""
+    return absolute(name) if Path(name).exists() else name
+
+
 def local_path(path: UPath | Path) -> Path | None:
     """The path, if it is in this machine's file system, where renames are atomic and locks exist."""
     return Path(str(path)) if isinstance(path, Path) else None

@@ -21,7 +21,7 @@ def full_hidden_states(folder: Path, inputs_list, hook_layer: int) -> list[np.nd
             output = model(
                 input_ids=inputs.input_ids[None],
                 pixel_values=inputs.tensors["pixel_values"][None],
-                image_sizes=inputs.tensors["image_sizes"][None],
+                image_sizes=inputs.tensors["image_sizes"],
                 output_hidden_states=True,
             )
         states.append(output.hidden_states[hook_layer + 1][0].double().numpy())

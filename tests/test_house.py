@@ -17,6 +17,7 @@ FLOORS = [
     {"cli"},
     {"jobs"},
     {"pipeline", "experiments"},
+    {"harvest"},
     {"scoring"},
     {"demo"},
     {"datasets", "models", "sae", "metrics", "manifest"},

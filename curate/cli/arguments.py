@@ -4,6 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
+from curate.errors import ConfigurationError
+
 
 def folder(text: str) -> Any:
     """A path or URL as an object of `curate.storage`; a parser for typer."""
@@ -53,3 +55,27 @@ def typed(ctx: typer.Context, name: str) -> bool:
     """Whether the option was given on the command line, and not by default, environment or configuration file."""
     source = ctx.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
+
+
+def pairs(option: str, text: str | None) -> dict[str, str] | None:
+    """What an option of the form name=value,name=value says.
+
+    Raises:
+        ConfigurationError: it has another form.
+    """
+    if text is None:
+        return None
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    if bad := [name for name, separator, value in pairs if not (name and separator and value)]:
+        raise ConfigurationError(f"--{option.replace('_', '-')}: {', '.join(bad)} is not of the form name=value")
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def option_error(error: Any) -> ConfigurationError:
+    """A pydantic error about options, as one line."""
+    first = error.errors()[0]
+    names = [str(part) for part in first["loc"] if isinstance(part, str)]
+    # A part of the job that is wrong as a whole names its options itself.
+    option = f"--{names[-1].replace('_', '-')}: " if names and names not in (["resources"], ["parameters"]) else ""
+    option = option.replace("--metrics:", "--metric:").replace("--name:", "--dataset:").replace("--models:", "--on:")
+    return ConfigurationError(option + first["msg"].removeprefix("Value error, "))

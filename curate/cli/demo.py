@@ -16,7 +16,7 @@ def export(
     samples: Annotated[int, typer.Option(help="Rows of data.", min=1)] = 1000,
     seed: Annotated[int, typer.Option(help="Of the data.")] = 0,
 ) -> None:
-    """Write model, SAE and data as ordinary folders, to try any command on them as on real ones."""
+    """Write model, its text part, SAE and data as ordinary folders, to try any command on them as on real ones."""
     from curate.cli.console import OUT, printable
     from curate.demo.export import export as write
 

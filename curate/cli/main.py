@@ -20,6 +20,7 @@ from curate.cli import (
     quarantine,
     retry,
     run,
+    sae,
     score,
     select,
     show,
@@ -87,6 +88,7 @@ app.command("logs")(logs.logs)
 app.command("stop")(stop.stop)
 app.command("datasets")(datasets.datasets)
 app.command("metrics")(metrics.metrics)
+app.add_typer(sae.app, name="sae")
 app.add_typer(demo.app, name="demo")
 
 
@@ -125,17 +127,26 @@ def configured(group: Any, files: list[Path]) -> dict[str, Any]:
         # Numbers of thousands of digits and brackets in thousands of brackets have errors of their own.
         except (ValueError, RecursionError, OSError) as error:
             raise ConfigurationError(f"{path}: {error}") from error
-        for verb, options in content.items():
-            command = group.commands.get(verb)
-            if command is None or not isinstance(options, dict):
-                raise ConfigurationError(f"{path}: [{verb}] is not a verb; there are: {', '.join(group.commands)}")
-            known = [parameter.name for parameter in command.params]
-            for option, value in options.items():
-                name = option.replace("-", "_")
-                if name not in known:
-                    raise ConfigurationError(f"{path}: [{verb}] has no option {option}; there are: {', '.join(known)}")
-                merged.setdefault(verb, {})[name] = value
+        _merge(merged, group, content, str(path), "")
     return merged
+
+
+def _merge(merged: dict[str, Any], group: Any, content: dict[str, Any], path: str, above: str) -> None:
+    """Take in a table of verbs; those of a group, such as `[sae.train]`, are tables inside its table."""
+    for verb, options in content.items():
+        command = group.commands.get(verb)
+        name = f"{above}{verb}"
+        if command is None or not isinstance(options, dict):
+            raise ConfigurationError(f"{path}: [{name}] is not a verb; there are: {', '.join(group.commands)}")
+        if hasattr(command, "commands"):
+            _merge(merged.setdefault(verb, {}), command, options, path, f"{name}.")
+            continue
+        known = [parameter.name for parameter in command.params]
+        for option, value in options.items():
+            field = option.replace("-", "_")
+            if field not in known:
+                raise ConfigurationError(f"{path}: [{name}] has no option {option}; there are: {', '.join(known)}")
+            merged.setdefault(verb, {})[field] = value
 
 
 def _terminate(number: int, frame: object) -> None:

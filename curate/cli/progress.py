@@ -19,7 +19,10 @@ TITLES = {
     "check": "shards checked",
     "weights": "feature weights",
     "score": "scores",
+    "train": "training steps",
+    "evaluate": "rows judged",
 }
+UNITS = {"train": "steps", "evaluate": "rows"}
 
 
 class Rates:
@@ -32,9 +35,9 @@ class Rates:
         now = time.monotonic()
         start, done, tokens = self._first.setdefault(step.stage, (now, step.done, step.tokens))
         if step.done == done:
-            return "starting workers" if done == 0 and step.stage != "check" else ""
+            return "starting workers" if done == 0 and step.stage not in ("check", *UNITS) else ""
         rate = (step.done - done) / max(now - start, 1e-9)
-        parts = [f"{rate:,.1f} samples/s"]
+        parts = [f"{rate:,.1f} {UNITS.get(step.stage, 'samples')}/s"]
         if step.tokens > tokens:
             parts.append(f"{(step.tokens - tokens) / max(now - start, 1e-9):,.0f} tokens/s")
         if step.quarantined:

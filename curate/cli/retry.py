@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from curate.cli.arguments import DryRun, PrintJob, RunFolder, only_described
+from curate.cli.arguments import DryRun, PrintJob, RunFolder, only_described, option_error
 
 
 def retry(
@@ -35,7 +35,7 @@ def run_job(retry_job: Any, json: bool = False) -> None:
 
     from curate.cli.console import ERR
     from curate.cli.progress import progress
-    from curate.cli.score import announce_plan, option_error, summarize
+    from curate.cli.score import announce_plan, summarize
     from curate.pipeline.retry import retry as run_retry
     from curate.pipeline.retry import score_job
 

@@ -37,6 +37,7 @@ def run(
 
 def run_job(job: Any, json: bool = False) -> None:
     """Run a job of one stage as its verb does."""
-    from curate.cli import retry, score, select
+    from curate.cli import retry, sae_evaluate, sae_train, score, select
 
-    {"score": score.run_job, "select": select.run_job, "retry": retry.run_job}[job.kind](job, json)
+    runners = {"score": score, "select": select, "retry": retry, "sae-train": sae_train, "sae-evaluate": sae_evaluate}
+    runners[job.kind].run_job(job, json)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from curate.cli.arguments import DryRun, PrintJob, folder, only_described, typed
+from curate.cli.arguments import DryRun, PrintJob, folder, only_described, option_error, pairs, typed
 from curate.errors import ConfigurationError
 
 DEMO = "demo"
@@ -259,9 +259,9 @@ def _arguments(options: dict[str, Any], base: dict[str, Any] | None = None) -> d
     arguments = dict(base or {})
     for name, value in options.items():
         if name == "columns":
-            value = _pairs(name, value)
+            value = pairs(name, value)
         elif name.endswith("_resources"):
-            value = _pairs(name, value) or {}
+            value = pairs(name, value) or {}
         elif name == "metric":
             value = [metric.strip() for metric in value.split(",")]
         if name not in _PLACES:
@@ -297,25 +297,6 @@ def _completed(ctx: typer.Context, options: dict[str, Any]) -> dict[str, Any]:
         sae = None
     output = options["output"] or Path("runs") / f"{Path(options['dataset']).stem}-{datetime.now():%Y%m%d-%H%M%S}"
     return {**options, "model": model, "sae": sae, "output": output}
-
-
-def _pairs(option: str, text: str | None) -> dict[str, str] | None:
-    if text is None:
-        return None
-    pairs = [pair.partition("=") for pair in text.split(",")]
-    if bad := [name for name, separator, value in pairs if not (name and separator and value)]:
-        raise ConfigurationError(f"--{option.replace('_', '-')}: {', '.join(bad)} is not of the form name=value")
-    return {name.strip(): value.strip() for name, _, value in pairs}
-
-
-def option_error(error: Any) -> ConfigurationError:
-    """A pydantic error about options, as one line."""
-    first = error.errors()[0]
-    names = [str(part) for part in first["loc"] if isinstance(part, str)]
-    # A part of the job that is wrong as a whole names its options itself.
-    option = f"--{names[-1].replace('_', '-')}: " if names and names != ["resources"] else ""
-    option = option.replace("--metrics:", "--metric:").replace("--name:", "--dataset:")
-    return ConfigurationError(option + first["msg"].removeprefix("Value error, "))
 
 
 def _announce(plan: Any, rows: int) -> None:

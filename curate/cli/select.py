@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from curate.cli.arguments import DryRun, PrintJob, RunFolder, folder, only_described
+from curate.cli.arguments import DryRun, PrintJob, RunFolder, folder, only_described, option_error
 
 
 def _decimal(text: str) -> Decimal:
@@ -41,7 +41,6 @@ def select(
     """
     from pydantic import ValidationError
 
-    from curate.cli.score import option_error
     from curate.manifest.select import SelectJob
 
     written = None if output is None else str(output)

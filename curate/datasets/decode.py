@@ -5,11 +5,12 @@ import unicodedata
 from upath import UPath
 
 from curate.datasets.images import decode_image, image_bytes
-from curate.datasets.layout import Fields, Layout, Row
+from curate.datasets.layout import Layout, Row
 from curate.errors import EmptyText, MissingField, NotUtf8, SampleError, WrongType
 from curate.sample import Sample, content_id
 
 IMAGE_PLACEHOLDER = "<image>"
+_TEXTS = ("question", "chosen", "rejected")
 
 
 def decode_row(row: Row, source_row: int, layout: Layout, root: UPath | None, image_size: int | None) -> Sample:
@@ -31,7 +32,7 @@ def decode_row(row: Row, source_row: int, layout: Layout, root: UPath | None, im
         # Once, here, for every data set and model: the chat template puts in the one placeholder there is.
         question = question.replace(IMAGE_PLACEHOLDER, "").strip()
         for name, text in (("question", question), ("chosen", chosen), ("rejected", rejected)):
-            if not any(unicodedata.category(character)[0] in "LNPS" for character in text):
+            if not is_visible(text):
                 raise EmptyText(f"the {name} has no visible character")
         image = decode_image(data, image_size)
     except SampleError as error:
@@ -49,12 +50,16 @@ def read_content(row: Row, layout: Layout, root: UPath | None) -> tuple[str, byt
         SampleError: a part is missing or of another type.
     """
     fields = layout.fields(row)
-    question, chosen, rejected = (_text(name, fields) for name in ("question", "chosen", "rejected"))
+    question, chosen, rejected = (checked_text(name, getattr(fields, name)) for name in _TEXTS)
     return question, image_bytes(fields.image, root), chosen, rejected
 
 
-def _text(name: str, fields: Fields) -> str:
-    value = getattr(fields, name)
+def checked_text(name: str, value: object) -> str:
+    """A text cell, called `name` in messages.
+
+    Raises:
+        MissingField, WrongType, NotUtf8.
+    """
     if value is None:
         raise MissingField(f"the {name} is null")
     if not isinstance(value, str):
@@ -64,3 +69,8 @@ def _text(name: str, fields: Fields) -> str:
     except UnicodeEncodeError as error:
         raise NotUtf8(f"the {name} holds a lone surrogate at character {error.start}") from error
     return value
+
+
+def is_visible(text: str) -> bool:
+    """Whether the text has a letter, digit, sign or symbol."""
+    return any(unicodedata.category(character)[0] in "LNPS" for character in text)

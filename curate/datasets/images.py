@@ -5,6 +5,8 @@ import io
 import re
 import stat
 import warnings
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +22,13 @@ _NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 
-def image_bytes(value: object, root: UPath | None) -> bytes:
+def image_bytes(value: object, root: UPath | None, folders: Sequence[str] = ("",)) -> bytes:
     """The encoded bytes of an image cell.
 
     Args:
         value: bytes, a path relative to the data, or a Hugging Face image struct (`bytes`, `path`).
         root: the folder that holds the data; None where paths are not allowed.
+        folders: those below it that a path may be relative to: the first that has the file counts.
 
     Raises:
         MissingImage, BadImagePath, ImageBomb (too many bytes), WrongType.
@@ -40,7 +43,13 @@ def image_bytes(value: object, root: UPath | None) -> bytes:
         return value
     if not isinstance(value, str):
         raise WrongType(f"the image is a {type(value).__name__}, not bytes, a path or an image struct")
-    path = _path_inside(value, root)
+    for folder in folders[:-1]:
+        with suppress(MissingImage):
+            return _file_bytes(_path_inside(value, root, folder), value)
+    return _file_bytes(_path_inside(value, root, folders[-1]), value)
+
+
+def _file_bytes(path: UPath, value: str) -> bytes:
     try:
         status = path.stat()
         # Opening a FIFO would wait for a writer, and reading a device might never end.
@@ -60,15 +69,15 @@ def image_bytes(value: object, root: UPath | None) -> bytes:
     return data
 
 
-def _path_inside(name: str, root: UPath | None) -> UPath:
+def _path_inside(name: str, root: UPath | None, folder: str) -> UPath:
     if _SCHEME.match(name):
-        raise BadImagePath(f"{_shown(name)} is a URL; images are bytes or paths inside the data folder")
+        raise BadImagePath(f"{_shown(name)} is a URL; fetch it first: images are bytes or paths inside the data folder")
     if root is None:
         raise BadImagePath(f"{_shown(name)} is a path, and this data set holds its images itself")
     if "\0" in name or Path(name).is_absolute() or "\\" in name:
         raise BadImagePath(f"{_shown(name)} is not a relative path")
     try:
-        path = (root / name).resolve()
+        path = (root / folder / name).resolve()
     except (OSError, RuntimeError, ValueError) as error:
         raise BadImagePath(f"{_shown(name)} is not a path ({type(error).__name__})") from error
     if not path.is_relative_to(root.resolve()):

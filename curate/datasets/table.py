@@ -67,25 +67,42 @@ class Table:
                 yield start + row, content
 
 
-def open_table(paths: Sequence[UPath], required: Sequence[str], optional: Sequence[str] = ()) -> Table:
+def inspect_files(paths: Sequence[UPath]) -> tuple[TableFile, ...]:
     """Look at the files' lengths and columns; read no rows.
 
     Raises:
-        ConfigurationError: a required column is missing; the message lists those there are.
+        ConfigurationError: two columns of one file have one name.
         DataError: a file is damaged.
     """
     files = tuple(_inspect(path) for path in paths)
     for file in files:
         if len(set(file.columns)) < len(file.columns):
             raise ConfigurationError(f"{file.path} has two columns of one name; rename one of them")
+    return files
+
+
+def open_table(
+    files: tuple[TableFile, ...],
+    required: Sequence[str],
+    optional: Sequence[str] = (),
+    advice: str = "Name the columns with --columns question=…,image=…,chosen=…,rejected=…",
+) -> Table:
+    """The table with these of its columns, of the optional ones those that every file has.
+
+    Raises:
+        ConfigurationError: a required column is missing; the message lists those there are, and gives the advice.
+    """
+    for file in files:
         if missing := [column for column in required if column not in file.columns]:
-            shown = ", ".join(name[:80] for name in file.columns[:30]) + (" …" if len(file.columns) > 30 else "")
-            raise ConfigurationError(
-                f"{file.path} has no column {' nor '.join(map(repr, missing))}; it has: {shown or 'none'}. "
-                "Name the columns with --columns question=…,image=…,chosen=…,rejected=…"
-            )
+            wanted = " nor ".join(map(repr, missing))
+            raise ConfigurationError(f"{file.path} has no column {wanted}; it has: {listed(file.columns)}. {advice}")
     extra = [column for column in optional if all(column in file.columns for file in files)]
     return Table(files, (*required, *extra))
+
+
+def listed(columns: Sequence[str]) -> str:
+    """The names of columns, for a message."""
+    return ", ".join(name[:80] for name in columns[:30]) + (" …" if len(columns) > 30 else "") or "none"
 
 
 def _inspect(path: UPath) -> TableFile:

@@ -1,10 +1,12 @@
 """The embedded default as ordinary folders."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors.torch import load_file, save_file
 
 from curate.datasets.demo import demo_row
 from curate.demo import MODEL, SAE
@@ -23,8 +25,16 @@ SCHEMA = pa.schema(
 )
 
 
+_TEXT_TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}"
+    "{% else %}{{ ' ' + message['content'] + '</s>' }}{% endif %}{% endfor %}"
+)
+
+
 def export(directory: Path, samples: int, seed: int) -> None:
-    """Write `model`, `sae` and `data`; the data have align-anything's layout and columns, plus `quality`.
+    """Write `model`, `text-model`, `sae` and `data`.
+
+    The data have align-anything's layout and columns, plus `quality`; the text model is the model's text part alone.
 
     Raises:
         ConfigurationError: the folder holds something already, or cannot be made.
@@ -36,9 +46,26 @@ def export(directory: Path, samples: int, seed: int) -> None:
         folder.mkdir(parents=True)
         shutil.copytree(MODEL, directory / "model")
         shutil.copytree(SAE, directory / "sae")
+        write_text_model(directory / "text-model")
     except OSError as error:
         raise ConfigurationError(f"{directory} cannot be written: {error.strerror}") from error
     with pq.ParquetWriter(folder / "train-00000-of-00001.parquet", SCHEMA) as writer:
         for start in range(0, samples, _ROWS_PER_GROUP):
             rows = [demo_row(seed, row) for row in range(start, min(start + _ROWS_PER_GROUP, samples))]
             writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
+
+
+def write_text_model(folder: Path) -> None:
+    """The demo model's text part as a Mistral model of its own, in a new folder: what stands for its base model."""
+    folder.mkdir()
+    config = json.loads((MODEL / "config.json").read_text())
+    text = config["text_config"] | {"architectures": ["MistralForCausalLM"], "dtype": config["dtype"]}
+    (folder / "config.json").write_text(json.dumps(text, indent=2))
+    part = "language_model."
+    tensors = load_file(MODEL / "model.safetensors").items()
+    text_tensors = {name.removeprefix(part): tensor for name, tensor in tensors if name.startswith(part)}
+    save_file(text_tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    shutil.copy(MODEL / "tokenizer.json", folder)
+    tokenizer = json.loads((MODEL / "tokenizer_config.json").read_text())
+    tokenizer.pop("processor_class")
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer | {"chat_template": _TEXT_TEMPLATE}, indent=2))

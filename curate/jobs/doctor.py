@@ -6,6 +6,10 @@ from dataclasses import replace
 from pydantic import ValidationError
 
 from curate.errors import ConfigurationError, first_line
+from curate.harvest.evaluate_job import EvaluatePlan, SAEEvaluateJob
+from curate.harvest.evaluate_job import plan as plan_evaluation
+from curate.harvest.job import SAETrainJob, TrainPlan
+from curate.harvest.job import plan as plan_training
 from curate.jobs.files import Job
 from curate.jobs.pipeline import PipelineJob, references
 from curate.manifest.ledger import read_ledger
@@ -31,6 +35,10 @@ def examine(job: Job, price: float | None = None, overwrite: bool = False) -> It
             yield from _select(job)
         case RetryJob():
             yield from _retry(job, price)
+        case SAETrainJob():
+            yield from _sae_train(job)
+        case SAEEvaluateJob():
+            yield from tried("evaluation", lambda: plan_evaluation(job.absolute()), _judged)
         case PipelineJob():
             for name in job.order():
                 for finding in _stage(job, name, price):
@@ -61,6 +69,26 @@ def _retry(job: RetryJob, price: float | None) -> Iterator[Finding]:
     if begun_job is not None:
         found = yield from tried("quarantine", rows, lambda count: f"{count:,} quarantined rows to try again")
         yield from examine_score(begun_job, price, samples=found)
+
+
+def _sae_train(job: SAETrainJob) -> Iterator[Finding]:
+    plan = yield from tried("training", lambda: plan_training(job), _trained)
+    if plan is not None:
+        yield from storage(str(plan.job.output), rows=0)
+
+
+def _trained(plan: TrainPlan) -> str:
+    p, model = plan.job.parameters, plan.harvest.model
+    return (
+        f"would train {p.expansion * model.d_model:,} features ({p.architecture}) after block {plan.job.hook_layer} of "
+        f"{plan.job.model.name} on {p.steps * p.train_batch_size_tokens:,} tokens of {plan.harvest.corpus.name}, on "
+        f"{plan.harvest.device}"
+    )
+
+
+def _judged(plan: EvaluatePlan) -> str:
+    models = ", ".join(model.name for model in plan.job.models)
+    return f"would judge {', '.join(plan.job.saes)} on {models}, with {len(plan.corpus):,} rows of {plan.corpus.name}"
 
 
 def _stage(pipeline: PipelineJob, name: str, price: float | None) -> Iterator[Finding]:

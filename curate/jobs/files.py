@@ -8,14 +8,23 @@ import yaml
 from pydantic import ValidationError
 
 from curate.errors import ConfigurationError, first_line
+from curate.harvest.evaluate_job import SAEEvaluateJob
+from curate.harvest.job import SAETrainJob
 from curate.jobs.pipeline import STAGE_KINDS, PipelineJob
 from curate.manifest.select import SelectJob
 from curate.pipeline.job import ScoreJob
 from curate.pipeline.retry import RetryJob
 
-Job = ScoreJob | SelectJob | RetryJob | PipelineJob
+Job = ScoreJob | SelectJob | RetryJob | SAETrainJob | SAEEvaluateJob | PipelineJob
 # A verb that does work adds its job here, and to the stages of a pipeline if others can take its output.
-KINDS: dict[str, type[Job]] = {"score": ScoreJob, "select": SelectJob, "retry": RetryJob, "pipeline": PipelineJob}
+KINDS: dict[str, type[Job]] = {
+    "score": ScoreJob,
+    "select": SelectJob,
+    "retry": RetryJob,
+    "sae-train": SAETrainJob,
+    "sae-evaluate": SAEEvaluateJob,
+    "pipeline": PipelineJob,
+}
 SCHEMAS = Path(__file__).parent.parent.resolve() / "schemas"
 
 

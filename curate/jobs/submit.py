@@ -100,9 +100,7 @@ def _own_cluster(job: Job) -> Job:
     """The job, if it names no cluster."""
     stages = job.stages.values() if isinstance(job, PipelineJob) else [job]
     for stage in stages:
-        address = stage.resources.address if isinstance(stage, ScoreJob) else None
-        if isinstance(stage, RetryJob):
-            address = stage.address
+        address = stage.resources.address if isinstance(stage, ScoreJob) else getattr(stage, "address", None)
         if address is not None:
             raise ConfigurationError(f"address: {address}: a job runs on the cluster that it is given to; leave it out")
     return job

@@ -1,4 +1,4 @@
-"""Vision-language models. `inspect_model` says what a name stands for; its family loads it."""
+"""Vision-language and text models. `inspect_model` says what a name stands for; its family loads it."""
 
 import json
 from pathlib import Path
@@ -9,10 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from curate.errors import ConfigurationError, first_line
 from curate.fingerprint import files_sha256
 from curate.hub import fetch
-from curate.models import llava_next
+from curate.models import causal_lm, chameleon, llava, llava_next
 from curate.models.family import ModelInfo
+from curate.storage import absolute_if_there
 
-FAMILIES = {family.model_type: family for family in (llava_next.FAMILY,)}
+FAMILIES = {
+    family.model_type: family for family in (llava_next.FAMILY, llava.FAMILY, chameleon.FAMILY, *causal_lm.FAMILIES)
+}
+DEMO = "demo"
 DEFAULT_MODEL = "llava-hf/llava-v1.6-mistral-7b-hf"
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 
@@ -25,6 +29,10 @@ class ModelSpec(BaseModel):
     name: str = Field(description="a hub id or a folder")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="which GPU, Ray decides")
+
+    def absolute(self) -> "ModelSpec":
+        """The same with a local folder made absolute."""
+        return self if self.name == DEMO else self.model_copy(update={"name": absolute_if_there(self.name)})
 
 
 def inspect_model(name: str) -> ModelInfo:
@@ -48,7 +56,7 @@ def inspect_model(name: str) -> ModelInfo:
         raise ConfigurationError(f"--model {name}: config.json is not a model's config: {error}") from error
     if family is None:
         known = ", ".join(FAMILIES)
-        raise ConfigurationError(f"--model {name}: its type is {config['model_type']}; these can be scored: {known}")
+        raise ConfigurationError(f"--model {name}: its type is {config['model_type']}; these are known: {known}")
     files = sorted({file for pattern in FILES for file in path.glob(pattern)})
     if not any(file.suffix == ".safetensors" for file in files):
         raise ConfigurationError(f"--model {name}: there is no .safetensors file in {path}; no other format is read")

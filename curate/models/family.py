@@ -1,4 +1,4 @@
-"""What every family of vision-language models provides: inputs from samples, hidden states from inputs."""
+"""What every family of models provides: inputs from samples and documents, hidden states and logits from inputs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,15 +10,17 @@ from jaxtyping import Bool, Float, Int
 from PIL.Image import Image
 from torch import Tensor
 
+Edit = Callable[[Float[Tensor, "tokens d_model"]], Float[Tensor, "tokens d_model"]]
+
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """One sample as its model takes it.
+    """One sample or document as its model takes it.
 
     Attributes:
         input_ids: token ids, template included.
         is_image: which positions hold image tokens, row separators included.
-        tensors: what else the family's model takes, by name.
+        tensors: what else the family's model takes, by name; the first dimension runs over images or their tiles.
     """
 
     input_ids: Int[Tensor, " tokens"]
@@ -27,7 +29,12 @@ class ModelInputs:
 
 
 class InputBuilder(Protocol):
-    """The CPU side: tokenizer and image processor."""
+    """The CPU side: tokenizer and image processor. Families of text models leave images out."""
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """The tokenizer's token for the beginning of a sequence, if it has one."""
+        ...
 
     def build(self, image: Image, question: str, response: str | None) -> ModelInputs:
         """One user turn of image and question, then an assistant turn if there is a response.
@@ -37,12 +44,32 @@ class InputBuilder(Protocol):
         """
         ...
 
+    def build_document(self, parts: Sequence[str | Image]) -> ModelInputs:
+        """Texts and images in their order as one sequence: no chat template, and no token that ends it.
+
+        It begins with BOS where the tokenizer begins a text with one.
+
+        Raises:
+            SampleError: the document does not fit the model.
+        """
+        ...
+
 
 class CutModel(Protocol):
     """The device side: the model up to its hook layer."""
 
     def hidden_states(self, batch: Sequence[ModelInputs]) -> list[Float[Tensor, "tokens d_model"]]:
         """The residual stream after the hook layer, for each sample without padding."""
+        ...
+
+
+class WholeModel(Protocol):
+    """The device side: the model with all its blocks and its head."""
+
+    def logits(
+        self, inputs: ModelInputs, hook_layer: int | None = None, edit: Edit | None = None
+    ) -> Float[Tensor, "tokens vocabulary"]:
+        """The model's logits, with `edit` in place of the residual stream after block `hook_layer`, if given."""
         ...
 
 
@@ -74,6 +101,8 @@ class Family:
         n_parameters: of (model, hook layer), what is below the cut: how many there are to load.
         load_builder: tokenizer and processor from the model's folder.
         load_model: from (model, hook layer, dtype, device), only what is below the cut.
+        load_whole: from (model, dtype, device), all of it.
+        takes_images: whether its models see images; those that do not are text models.
     """
 
     model_type: str
@@ -81,3 +110,5 @@ class Family:
     n_parameters: Callable[[ModelInfo, int], int]
     load_builder: Callable[[ModelInfo], InputBuilder]
     load_model: Callable[[ModelInfo, int, torch.dtype, str], CutModel]
+    load_whole: Callable[[ModelInfo, torch.dtype, str], WholeModel]
+    takes_images: bool

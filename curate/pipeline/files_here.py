@@ -9,7 +9,7 @@ from curate.errors import ConfigurationError
 from curate.hub import fetch
 from curate.models import FILES
 from curate.models.family import ModelInfo
-from curate.pipeline.job import Plan, resolve_demo
+from curate.pipeline.job import Plan
 from curate.sae.dictionary import DictionaryInfo, inspect_dictionary
 
 
@@ -42,7 +42,7 @@ def dictionary_here(plan: Plan) -> DictionaryInfo:
         return plan.sae
     if plan.job.sae.startswith("/"):
         raise _not_here("SAE", str(plan.sae.path))
-    found = inspect_dictionary(resolve_demo(plan.job.sae, demo.SAE))
+    found = inspect_dictionary(demo.resolve(plan.job.sae, demo.SAE))
     if found.sha256 != plan.sae.sha256:
         raise ConfigurationError(f"--sae {plan.job.sae}: on {gethostname()} it is another one than where the run began")
     return found

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from safetensors import SafetensorError, safe_open
 
 from curate import __version__, demo
-from curate.datasets import DEMO, LAYOUTS, Dataset, DatasetSpec, open_dataset
+from curate.datasets import DEMO, Dataset, DatasetSpec, open_dataset
 from curate.errors import ConfigurationError
 from curate.manifest.inputs import INPUTS_FILE, RunInputs, read_inputs
 from curate.manifest.weights import WeightsRecord, read_weights
@@ -20,9 +20,9 @@ from curate.models import DEFAULT_MODEL, ModelSpec, inspect_model
 from curate.models.family import ModelInfo
 from curate.pipeline.connection import cluster_has_gpus
 from curate.pipeline.resources import Resources
-from curate.sae.dictionary import DictionaryInfo, inspect_dictionary
+from curate.sae.dictionary import DictionaryInfo, inspect_dictionary, known_scale
 from curate.scoring.parameters import ScoringParameters
-from curate.storage import Location, absolute, location
+from curate.storage import Location, absolute, absolute_if_there, location
 
 
 class ScoreJob(BaseModel):
@@ -59,21 +59,13 @@ class ScoreJob(BaseModel):
     def absolute(self) -> "ScoreJob":
         """The job with local paths made absolute: other processes, and other sessions, have other working folders."""
 
-        def where(name: str, known: tuple[str, ...] = (DEMO,)) -> str:
-            return name if name in known or not Path(name).exists() else absolute(name)
-
-        dataset, weights = self.dataset, self.weights
-        data = {
-            "name": where(dataset.name, (DEMO, *LAYOUTS)),
-            "data_dir": dataset.data_dir and absolute(dataset.data_dir),
-        }
         return self.model_copy(
             update={
                 "output": absolute(self.output),
-                "dataset": dataset.model_copy(update=data),
-                "model": self.model.model_copy(update={"name": where(self.model.name)}),
-                "sae": where(self.sae),
-                "weights": weights and absolute(weights),
+                "dataset": self.dataset.absolute(),
+                "model": self.model.absolute(),
+                "sae": self.sae if self.sae == DEMO else absolute_if_there(self.sae),
+                "weights": self.weights and absolute(self.weights),
             }
         )
 
@@ -152,11 +144,6 @@ def hook_layer(sae: DictionaryInfo, asked: int | None) -> int:
     return layer
 
 
-def resolve_demo(name: str, what: Path) -> str:
-    """`demo` stands for the embedded model or dictionary."""
-    return str(what) if name == DEMO else name
-
-
 def plan(job: ScoreJob, overwrite: bool = False) -> Plan:
     """Open the data, look at model and dictionary, and check that all agree; loads no weights.
 
@@ -216,8 +203,14 @@ def agreeing(job: ScoreJob) -> Pair:
         ConfigurationError: they do not fit each other.
         DataError: the hub cannot be reached.
     """
-    sae = inspect_dictionary(resolve_demo(job.sae, demo.SAE))
-    model = inspect_model(resolve_demo(job.model.name, demo.MODEL))
+    sae = inspect_dictionary(demo.resolve(job.sae, demo.SAE))
+    known_scale(sae)
+    model = inspect_model(demo.resolve(job.model.name, demo.MODEL))
+    if not model.family.takes_images:
+        raise ConfigurationError(
+            f"--model {job.model.name}: it is a text model ({model.family.model_type}); to score takes one that sees "
+            "images"
+        )
     _check_weight_files(model, sae)
     notes = list(sae.notes)
     layer = hook_layer(sae, job.parameters.hook_layer)

@@ -1,8 +1,8 @@
 """Samples in, batches of model inputs out: everything that happens before the device."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from curate.errors import SampleError
 from curate.manifest.rows import QuarantineRow
@@ -10,6 +10,7 @@ from curate.models.family import InputBuilder, ModelInputs
 from curate.sample import Sample
 
 Text = Literal["prompt+chosen", "prompt", "prompt+rejected"]
+S = TypeVar("S", bound=Sized)  # whose length is its tokens
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,10 @@ class Prepared:
     source_row: int
     quality: str | None
     inputs: ModelInputs
+
+    def __len__(self) -> int:
+        """Its tokens."""
+        return len(self.inputs.input_ids)
 
 
 def quarantined(source_row: int, error: SampleError, sample_id: str | None = None) -> QuarantineRow:
@@ -46,21 +51,21 @@ def prepare(
 
 def padded_tokens(batch: Sequence[Prepared]) -> int:
     """Tokens of a batch padded to its longest sample."""
-    return len(batch) * max(len(sample.inputs.input_ids) for sample in batch)
+    return len(batch) * max(map(len, batch))
 
 
-def token_batches(prepared: Iterable[Prepared], budget: int) -> Iterator[list[Prepared]]:
+def token_batches(samples: Iterable[S], budget: int) -> Iterator[list[S]]:
     """Group neighbours so that no batch, padded to its longest sample, holds more tokens than the budget.
 
     A sample longer than the budget is a batch by itself.
     """
-    batch: list[Prepared] = []
+    batch: list[S] = []
     longest = 0
-    for sample in prepared:
-        longest = max(longest, len(sample.inputs.input_ids))
+    for sample in samples:
+        longest = max(longest, len(sample))
         if batch and longest * (len(batch) + 1) > budget:
             yield batch
-            batch, longest = [], len(sample.inputs.input_ids)
+            batch, longest = [], len(sample)
         batch.append(sample)
     if batch:
         yield batch

@@ -263,7 +263,7 @@ def test_show_finds_scored_and_quarantined_samples_by_their_ids(labelled_run, tm
 
 def test_lists_are_readable_by_machines(tmp_path):
     names = [entry["name"] for entry in json.loads(curate("datasets", "--json", cwd=tmp_path).stdout)]
-    assert names == ["demo", "align-anything", "rlaif-v", "spa-vl"]
+    assert names == ["demo", "align-anything", "rlaif-v", "spa-vl", "obelics", "the-pile"]
     metrics = json.loads(curate("metrics", "--json", cwd=tmp_path).stdout)
     assert [metric["name"] for metric in metrics] == ["cosine", "cooccurrence", "l0", "random"]
     for verb, entries in (("datasets", names), ("metrics", [metric["name"] for metric in metrics])):

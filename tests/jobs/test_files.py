@@ -31,7 +31,10 @@ def refusal(tmp_path: Path, text: str) -> str:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "job.yaml:1: kind: a job file says what it is, as kind: score; there are: score, select, retry, pipeline"),
+        (
+            "",
+            "job.yaml:1: kind: a job file says what it is, as kind: score; there are: score, select, retry, sae-train",
+        ),
         ("[score]", "job.yaml:1: kind: "),
         ("\nkind: scores\n", "job.yaml:2: kind: there is no scores; there are: score, "),
         ("kind: score\n", "job.yaml:1: output: this field is needed"),

@@ -22,7 +22,7 @@ from transformers import (
 from curate import demo
 from curate.errors import ConfigurationError, DataError, ImageShape, ReservedToken, TooLong
 from curate.models import inspect_model
-from curate.models.llava_next import device_map
+from curate.models.loading import device_map
 
 BACKBONES = {"mistral": MistralConfig, "llama": LlamaConfig, "qwen2": Qwen2Config}
 PINPOINTS = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
@@ -79,9 +79,9 @@ def test_several_devices_hold_every_part_once_in_order_and_alike(folder, count):
     """Which cannot be run here: the map alone is checked."""
     config = LlavaNextConfig.from_pretrained(folder)
     devices = [f"cuda:{index}" for index in range(count)]
-    parts = device_map(config, devices)
     with torch.device("meta"):
         model = LlavaNextModel(config)
+    parts = device_map(model, devices)
     sizes = dict.fromkeys(devices, 0)
     for name, parameter in model.named_parameters():
         (part,) = [part for part in parts if name == part or name.startswith(f"{part}.")]
@@ -108,7 +108,7 @@ def test_hidden_states_are_the_whole_models_bit_for_bit(folder, hook_layer):
             expected = whole(
                 input_ids=inputs.input_ids[None],
                 pixel_values=inputs.tensors["pixel_values"][None],
-                image_sizes=inputs.tensors["image_sizes"][None],
+                image_sizes=inputs.tensors["image_sizes"],
                 output_hidden_states=True,
             ).hidden_states
         # The last entry is after the final norm; a hook on the block gives what is before it.
@@ -125,7 +125,7 @@ def last_block_output(whole, inputs) -> torch.Tensor:
         whole(
             input_ids=inputs.input_ids[None],
             pixel_values=inputs.tensors["pixel_values"][None],
-            image_sizes=inputs.tensors["image_sizes"][None],
+            image_sizes=inputs.tensors["image_sizes"],
         )
     hook.remove()
     output = caught[0][0] if isinstance(caught[0], tuple) else caught[0]

@@ -1,0 +1,1 @@
+"""Documents in, hidden states out: what dictionaries are trained and judged on."""

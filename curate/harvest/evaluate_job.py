@@ -1,0 +1,152 @@
+"""What `curate sae evaluate` is asked to do, and the check that it can be done before anything is loaded."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from curate import demo
+from curate.datasets import DEMO, DatasetSpec
+from curate.datasets.documents import Corpus, open_corpus
+from curate.errors import ConfigurationError
+from curate.harvest.activations import Harvest
+from curate.harvest.job import device_and_dtype
+from curate.models import ModelSpec, inspect_model
+from curate.models.family import ModelInfo
+from curate.sae.dictionary import DictionaryInfo, inspect_dictionary
+from curate.storage import Location, absolute, absolute_if_there
+
+ROWS = 200
+# Of the demo world. Its dictionaries learn from that of 1,000,003, and `curate score` ranks that of 0.
+HELD_OUT_SEED = 2_000_003
+RESULT, PICTURE = "evaluation.json", "evaluation.svg"
+
+
+class SAEEvaluateJob(BaseModel):
+    """What `curate sae evaluate` is asked to do."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["sae-evaluate"] = "sae-evaluate"
+    saes: tuple[str, ...] = Field(
+        default=(DEMO,), min_length=1, description="each a sae_lens folder, or RELEASE:SAE_ID; or demo"
+    )
+    models: tuple[ModelSpec, ...] = Field(
+        default=(), validate_default=True, description="models to judge them on; with the demo SAE alone, demo"
+    )
+    dataset: DatasetSpec = Field(
+        default=DatasetSpec(limit=ROWS, seed=HELD_OUT_SEED),
+        description=f"what they are judged on: preferences or documents; the first {ROWS} rows if it does not say",
+    )
+    hook_layer: int | None = Field(default=None, ge=0, description="the block they read, where their files do not say")
+    batch_size: int = Field(default=8192, ge=1, description="tokens per forward pass, where loss is not computed")
+    delta: float = Field(default=0.0, ge=0, allow_inf_nan=False, description="a feature is active above it")
+    loss: bool = Field(default=True, description="compute the loss recovered, which takes whole models")
+    compare: bool = Field(
+        default=False, description="say it in one row per SAE and model; seeds of one SAE share a row"
+    )
+    output: Location | None = Field(default=None, description=f"a folder to write {RESULT} and {PICTURE} to")
+    plot: Location | None = Field(default=None, description="a picture to write, .svg or .png")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, content: Any) -> Any:
+        if not isinstance(content, dict):
+            return content
+        content = dict(content)
+        if not content.get("models"):
+            if set(content.get("saes") or (DEMO,)) != {DEMO}:
+                raise ValueError("--on: name the model to judge the SAE on")
+            content["models"] = ({"name": DEMO},)
+        data = content.get("dataset")
+        if isinstance(data, dict):
+            if data.get("limit") is None and data.get("sample") is None:
+                data = {**data, "limit": ROWS}
+            if data.get("name", DEMO) == DEMO and data.get("seed") is None:
+                data = {**data, "seed": HELD_OUT_SEED}
+            content["dataset"] = {key: value for key, value in data.items() if value is not None}
+        return content
+
+    @model_validator(mode="after")
+    def _pictures(self) -> "SAEEvaluateJob":
+        if self.plot is not None and not self.plot.lower().endswith((".svg", ".png")):
+            raise ValueError(f"--plot {self.plot}: it can be an .svg or a .png")
+        for what, names in (("SAE", self.saes), ("model", [model.name for model in self.models])):
+            if repeated := [name for name, count in Counter(names).items() if count > 1]:
+                raise ValueError(f"the {what} {repeated[0]} is named twice")
+        return self
+
+    def absolute(self) -> "SAEEvaluateJob":
+        """The job with local paths made absolute."""
+        return self.model_copy(
+            update={
+                "saes": tuple(name if name == DEMO else absolute_if_there(name) for name in self.saes),
+                "models": tuple(model.absolute() for model in self.models),
+                "dataset": self.dataset.absolute(),
+                "output": self.output and absolute(self.output),
+                "plot": self.plot and absolute(self.plot),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class EvaluatePlan:
+    """A job whose data, models and dictionaries were found and agree.
+
+    Attributes:
+        saes: by name.
+        passes: what is harvested, each with the names of the dictionaries that read it.
+    """
+
+    job: SAEEvaluateJob
+    corpus: Corpus
+    dataset_sha256: str
+    saes: Mapping[str, DictionaryInfo]
+    passes: tuple[tuple[Harvest, tuple[str, ...]], ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows to go through, over all passes; an unknown scale takes a pass of its own."""
+        estimates = sum(any(self.saes[name].scale is None for name in names) for _, names in self.passes)
+        return len(self.corpus) * (len(self.passes) + estimates)
+
+
+def plan(job: SAEEvaluateJob) -> EvaluatePlan:
+    """Open the data, look at models and dictionaries, and check that they fit; loads no weights.
+
+    Raises:
+        ConfigurationError: something cannot work; the message says what to do.
+        DataError: data cannot be read, or the hub cannot be reached.
+    """
+    corpus = open_corpus(job.dataset)
+    saes = {name: inspect_dictionary(demo.resolve(name, demo.SAE)) for name in job.saes}
+    passes = []
+    for spec in job.models:
+        model = inspect_model(demo.resolve(spec.name, demo.MODEL))
+        model = replace(model, name=spec.name)
+        device, dtype = device_and_dtype(spec)
+        by_layer: dict[int, list[str]] = {}
+        for name, sae in saes.items():
+            layer = _fitting_layer(name, sae, model, job.hook_layer)
+            by_layer.setdefault(layer, []).append(name)
+        for layer, names in by_layer.items():
+            passes.append((Harvest(corpus, model, layer, dtype, device, job.batch_size), tuple(names)))
+    return EvaluatePlan(job, corpus, corpus.fingerprint(), saes, tuple(passes))
+
+
+def _fitting_layer(name: str, sae: DictionaryInfo, model: ModelInfo, asked: int | None) -> int:
+    if sae.d_model != model.d_model:
+        raise ConfigurationError(
+            f"the SAE {name} reads hidden states of width {sae.d_model}, {model.name} has {model.d_model}: judge it on "
+            "the model that it was trained on, or on one of the same width"
+        )
+    if asked is not None and sae.hook_layer is not None and asked != sae.hook_layer:
+        raise ConfigurationError(f"--hook-layer {asked}: the SAE {name} was trained on layer {sae.hook_layer}")
+    layer = sae.hook_layer if asked is None else asked
+    if layer is None:
+        raise ConfigurationError(f"the SAE {name} does not say which layer it reads; name it with --hook-layer")
+    if not 0 <= layer < model.n_layers:
+        raise ConfigurationError(f"hook layer {layer} of the SAE {name}: {model.name} has 0 to {model.n_layers - 1}")
+    return layer

@@ -1,0 +1,232 @@
+"""What the families share on the device side: models loaded up to a layer or whole, and run."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
+from typing import Any
+
+import torch
+import transformers  # whose attributes are imported when they are used: to look at a config takes no model's code
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from curate.errors import ConfigurationError, first_line
+from curate.models.family import Edit, Family, InputBuilder, ModelInfo, ModelInputs
+
+# From the model, the ids of a batch padded on the right, and the batch: what the model is called with.
+Arguments = Callable[[Any, Int[Tensor, "batch longest"], Sequence[ModelInputs]], dict[str, Any]]
+
+
+def text_part(config: Mapping[str, object], title: str, text_models: Sequence[str]) -> Mapping[str, object]:
+    """The text model's part of a config, with transformers' defaults filled in.
+
+    Raises:
+        ConfigurationError: a text model other than `text_models`.
+    """
+    text = transformers.AutoConfig.for_model(**config).get_text_config()  # type: ignore[arg-type]
+    if text.model_type not in text_models:
+        raise ConfigurationError(f"the text model is {text.model_type}; {title} is read with {text_models}")
+    return text.to_dict()
+
+
+def tensors_together(model: Any, ids: Int[Tensor, "batch longest"], batch: Sequence[ModelInputs]) -> dict[str, Any]:
+    """The ids, and the tensors of all inputs one after another; those of inputs without images are none."""
+    arguments: dict[str, Any] = {"input_ids": ids}
+    for name in {name: None for inputs in batch for name in inputs.tensors}:
+        together = torch.cat([inputs.tensors[name] for inputs in batch if name in inputs.tensors])
+        # Whole numbers are sizes, from which the model makes shapes: they are read on the CPU.
+        arguments[name] = together.to(ids.device, model.dtype) if together.is_floating_point() else together
+    return arguments
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A model without what lies above its hook layer."""
+
+    model: Any
+    device: str
+    arguments: Arguments
+
+    @torch.inference_mode()
+    def hidden_states(self, batch: Sequence[ModelInputs]) -> list[Float[Tensor, "tokens d_model"]]:
+        """The residual stream after the hook layer.
+
+        Samples are padded on the right, where causal attention hides padding from every real token.
+        """
+        ids = nn.utils.rnn.pad_sequence([inputs.input_ids for inputs in batch], batch_first=True).to(self.device)
+        output = self.model(**self.arguments(self.model, ids, batch), use_cache=False)
+        return [hidden[: len(inputs.input_ids)] for hidden, inputs in zip(output.last_hidden_state, batch, strict=True)]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A model with all its blocks and its head."""
+
+    model: Any
+    device: str
+    arguments: Arguments
+
+    @torch.inference_mode()
+    def logits(
+        self, inputs: ModelInputs, hook_layer: int | None = None, edit: Edit | None = None
+    ) -> Float[Tensor, "tokens vocabulary"]:
+        """The model's logits, with `edit` in place of the residual stream after block `hook_layer`, if given."""
+        arguments = self.arguments(self.model, inputs.input_ids[None].to(self.device), [inputs])
+        if edit is None:
+            return self.model(**arguments, use_cache=False).logits[0]
+
+        def replaced(_block: nn.Module, _inputs: Any, output: Any) -> Any:
+            # Some blocks return the hidden states alone, some a tuple that begins with them.
+            if isinstance(output, tuple):
+                return edit(output[0][0])[None], *output[1:]
+            return edit(output[0])[None]
+
+        assert hook_layer is not None, "an edit without its layer"
+        with _decoder(self.model).layers[hook_layer].register_forward_hook(replaced):
+            return self.model(**arguments, use_cache=False).logits[0]
+
+
+def family(
+    model_type: str,
+    text_config: Callable[[Mapping[str, object]], Mapping[str, object]],
+    load_builder: Callable[[ModelInfo], InputBuilder],
+    arguments: Arguments = tensors_together,
+    takes_images: bool = True,
+) -> Family:
+    """A family whose models are transformers' own, loaded as all are.
+
+    Args:
+        arguments: what its models are called with.
+    """
+    return Family(
+        model_type=model_type,
+        text_config=text_config,
+        n_parameters=n_parameters,
+        load_builder=load_builder,
+        load_model=partial(load_cut, arguments=arguments),
+        load_whole=partial(load_whole, arguments=arguments),
+        takes_images=takes_images,
+    )
+
+
+def load_cut(info: ModelInfo, hook_layer: int, dtype: torch.dtype, device: str, *, arguments: Arguments) -> Cut:
+    """Load blocks 0 to `hook_layer` alone; the final norm is replaced by the identity.
+
+    Where `cuda` is several GPUs, the blocks are spread over them; inputs and hidden states are on the first.
+
+    So `last_hidden_state` is, bit for bit, the full model's `hidden_states[hook_layer + 1]`.
+
+    Raises:
+        ConfigurationError: weights are missing (they would be random, as `image_newline` once was) or damaged.
+    """
+    model = _load(transformers.AutoModel, info, _cut_config(info, hook_layer), dtype, device)
+    decoder = _decoder(model)
+    setattr(decoder, _final_norm(decoder), nn.Identity())
+    return Cut(model, device, arguments)
+
+
+def load_whole(info: ModelInfo, dtype: torch.dtype, device: str, *, arguments: Arguments) -> Whole:
+    """Load all of a model; where `cuda` is several GPUs, its blocks are spread over them, its head is on the first.
+
+    Raises:
+        ConfigurationError: weights are missing or damaged.
+    """
+    sees = info.family.takes_images
+    heads = transformers.AutoModelForImageTextToText if sees else transformers.AutoModelForCausalLM
+    return Whole(_load(heads, info, _config(info), dtype, device), device, arguments)
+
+
+def n_parameters(info: ModelInfo, hook_layer: int) -> int:
+    """Parameters of what `load_model` loads, counted without loading it."""
+    model = _without_data(transformers.AutoModel, _cut_config(info, hook_layer))
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def device_map(model: nn.Module, devices: Sequence[str]) -> dict[str, str]:
+    """Which device holds which part of the model, in the order of computing, each with about as many parameters.
+
+    All that lies before the first block, and the head, is on the first device.
+
+    Args:
+        model: cut or whole; needs no data.
+    """
+    decoder = _decoder(model)
+    sizes = [sum(parameter.numel() for parameter in block.parameters()) for block in decoder.layers]
+    before = sum(parameter.numel() for parameter in model.parameters()) - sum(sizes)
+    share = (before + sum(sizes)) / len(devices)
+    parts: dict[str, str] = {}
+    way = next(name for name, module in model.named_modules() if module is decoder)
+    place, prefix = model, ""
+    for step in [*filter(None, way.split(".")), "layers"]:
+        pieces = [*place.named_children(), *place.named_parameters(recurse=False)]
+        parts |= {f"{prefix}{name}": devices[0] for name, _ in pieces if name != step}
+        place, prefix = getattr(place, step), f"{prefix}{step}."
+    for index, middle in enumerate(
+        before + done - size / 2 for done, size in zip(accumulate(sizes), sizes, strict=True)
+    ):
+        parts[f"{prefix}{index}"] = devices[min(int(middle / share), len(devices) - 1)]
+    return {**parts, f"{prefix.removesuffix('layers.')}{_final_norm(decoder)}": parts[f"{prefix}{len(sizes) - 1}"]}
+
+
+def _load(heads: Any, info: ModelInfo, config: Any, dtype: torch.dtype, device: str) -> Any:
+    several = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if device == "cuda" else []
+    spread: Any = {"device_map": device_map(_without_data(heads, config), several)} if len(several) > 1 else {}
+    try:
+        with _quiet():
+            model, report = heads.from_pretrained(
+                info.path,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                **spread,
+            )
+    except Exception as error:
+        # safetensors, transformers and torch each have their own errors for a damaged file.
+        raise ConfigurationError(f"{info.path} cannot be loaded: {first_line(error)}") from error
+    if missing := sorted(report["missing_keys"]):
+        raise ConfigurationError(f"{info.path} lacks weights: {', '.join(missing[:5])}{' …' if missing[5:] else ''}")
+    return model.eval() if spread else model.eval().to(device)
+
+
+def _config(info: ModelInfo) -> Any:
+    return transformers.AutoConfig.from_pretrained(info.path, local_files_only=True)
+
+
+def _cut_config(info: ModelInfo, hook_layer: int) -> Any:
+    config = _config(info)
+    text = config.get_text_config()
+    text.num_hidden_layers = hook_layer + 1
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[: hook_layer + 1]
+    return config
+
+
+def _without_data(heads: Any, config: Any) -> Any:
+    with torch.device("meta"):
+        return heads.from_config(config)
+
+
+def _decoder(model: Any) -> Any:
+    """The module that holds the blocks, in a model with or without a head, with or without a vision tower."""
+    return getattr(model.base_model, "language_model", model.base_model)
+
+
+def _final_norm(decoder: Any) -> str:
+    return next(name for name in ("norm", "final_layer_norm") if hasattr(decoder, name))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' report that the weights above the cut were not used, and without its bars."""
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)
+        transformers.logging.enable_progress_bar()
