@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BIN = Path(sys.executable).parent
 # The others run with the slow tests.
-QUICK = ("README.md", "bad-data.md")
+QUICK = ("README.md",)
 
 
 def blocks(page: Path, language: str) -> list[str]:

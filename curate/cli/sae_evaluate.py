@@ -90,6 +90,10 @@ def evaluate(
         int | None, typer.Option(help="Only the first N rows; 200 unless --sample is given.", rich_help_panel=DATA)
     ] = None,
     sample: Annotated[int | None, typer.Option(help="N rows drawn with the seed.", rich_help_panel=DATA)] = None,
+    files: Annotated[
+        int | None, typer.Option(help="Of documents on the hub, the first N files; by default 1.", rich_help_panel=DATA)
+    ] = None,
+    image_size: Annotated[int | None, typer.Option(help="Resize images to N × N first.", rich_help_panel=DATA)] = None,
     seed: Annotated[
         int | None, typer.Option(help="Of --sample and of the demo data.", show_default=False, rich_help_panel=DATA)
     ] = None,
@@ -117,6 +121,7 @@ def evaluate(
     from curate.harvest.evaluate_job import SAEEvaluateJob
 
     data = {"name": dataset, "data_dir": data_dir, "split": split, "limit": limit, "sample": sample, "seed": seed}
+    data |= {"files": files, "image_size": image_size}
     content = {
         "models": [{"name": name, "dtype": dtype, "device": device} for name in on or ()],
         "dataset": {**data, "columns": pairs("columns", columns)},

@@ -24,6 +24,8 @@ def fold(
         str | None, typer.Option(help="For a table whose columns have other names: text=…,image=…")
     ] = None,
     split: Annotated[str, typer.Option(help="A split, several joined by +, or all.")] = "train",
+    files: Annotated[int | None, typer.Option(help="Of documents on the hub, the first N files; by default 1.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Resize images to N × N first.")] = None,
     limit: Annotated[int, typer.Option(help="The first N rows.", min=1)] = 200,
     hook_layer: Annotated[int | None, typer.Option(help="Block that it reads, where its file does not say.")] = None,
     dtype: Annotated[
@@ -50,7 +52,7 @@ def fold(
     content: dict[str, Any] = {
         "saes": (sae,),
         "models": ({"name": on, "dtype": dtype, "device": device},),
-        "dataset": {**data, "split": split, "limit": limit},
+        "dataset": {**data, "split": split, "files": files, "image_size": image_size, "limit": limit},
         "hook_layer": hook_layer,
         "batch_size": batch_size,
         "loss": False,

@@ -1,11 +1,10 @@
 """`curate sae train`."""
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from curate.cli.arguments import DryRun, PrintJob, only_described, option_error, pairs
+from curate.cli.arguments import PrintJob, only_described, option_error, pairs
 from curate.errors import ConfigurationError
 
 DATA, MODEL, SAE, TRAINING, RESOURCES = "Data", "Model", "Dictionary", "Training", "Resources"
@@ -35,7 +34,7 @@ _OF_DATA = ("data_dir", "files", "split", "limit", "sample", "image_size")
 
 def train(
     ctx: typer.Context,
-    output: Annotated[Path, typer.Option(help="Folder for the dictionary, in sae_lens's format.", show_default=False)],
+    output: Annotated[str, typer.Option(help="Folder for the dictionary, in sae_lens's format.", show_default=False)],
     preset: Annotated[
         Literal["demo", "llava-next-7b", "chameleon-7b"] | None,
         typer.Option(
@@ -80,7 +79,10 @@ def train(
         str | None, typer.Option(help="A split, several joined by +, or all.", rich_help_panel=DATA)
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first N rows.", rich_help_panel=DATA)] = None,
-    sample: Annotated[int | None, typer.Option(help="N rows drawn with a seed.", rich_help_panel=DATA)] = None,
+    sample: Annotated[int | None, typer.Option(help="N rows drawn with --data-seed.", rich_help_panel=DATA)] = None,
+    data_seed: Annotated[
+        int | None, typer.Option(help="Of --sample, and of the demo data.", rich_help_panel=DATA)
+    ] = None,
     image_size: Annotated[int | None, typer.Option(help="Resize images to N × N first.", rich_help_panel=DATA)] = None,
     image_share: Annotated[
         float | None,
@@ -166,7 +168,7 @@ def train(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew in a folder with a training.")] = False,
     print_job: PrintJob = False,
-    dry_run: DryRun = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check data, model and settings, and do nothing.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the training's record as JSON.")] = False,
 ) -> None:
     """Train a sparse autoencoder on a model's hidden states: on images and text an SAE-V, on text alone an SAE.
@@ -181,14 +183,16 @@ def train(
     name = preset or ("demo" if model in (None, "demo") and dataset in (None, "demo") else None)
     if name is None and model is None:
         raise ConfigurationError(f"--dataset {dataset}: name the --model to train on too, or a --preset")
-    content: dict[str, Any] = {**PRESETS.get(name or "", {}), "output": str(output)}
+    if name != "demo" and dataset is None:
+        raise ConfigurationError(f"--dataset: name the data to train {model or name} on; curate datasets lists some")
+    content: dict[str, Any] = {**PRESETS.get(name or "", {}), "output": output}
 
     def merged(part: str, chosen: dict[str, Any]) -> None:
         content[part] = {**content.get(part, {}), **{key: value for key, value in chosen.items() if value is not None}}
 
-    if dataset not in (None, content.get("dataset", {}).get("name", "demo")):
-        content["dataset"] = {"name": dataset}
-    merged("dataset", {option: given[option] for option in _OF_DATA} | {"columns": pairs("columns", columns)})
+    content["dataset"] = PRESETS["demo"]["dataset"] if dataset in (None, "demo") else {"name": dataset}
+    chosen = {option: given[option] for option in _OF_DATA}
+    merged("dataset", {**chosen, "seed": data_seed, "columns": pairs("columns", columns)})
     merged("model", {"name": model, "dtype": dtype, "device": device})
     merged("parameters", {option: given[option] for option in _OF_PARAMETERS})
     options = ("hook_layer", "context_size", "n_batches_in_buffer", "image_share", "batch_size", "prepare_workers")

@@ -45,7 +45,7 @@ def score(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Hub id or folder of a LLaVA-NeXT model; by default demo for the demo data, "
+            help="Hub id or folder of a LLaVA-NeXT, LLaVA or Chameleon model; by default demo for the demo data, "
             "else llava-hf/llava-v1.6-mistral-7b-hf.",
             rich_help_panel=MODEL,
         ),

@@ -22,6 +22,7 @@ from curate.storage import Location, absolute, absolute_if_there, location
 LAYOUTS = {module.LAYOUT.name: module.LAYOUT for module in (align_anything, rlaif_v, spa_vl)}
 DOCUMENTS = {module.LAYOUT.name: module.LAYOUT for module in (obelics, the_pile)}
 DEMO = "demo"
+NAMED = (DEMO, *LAYOUTS, *DOCUMENTS)
 DEMO_ROWS = 1_000
 PARTS = ("question", "image", "chosen", "rejected")
 Item = TypeVar("Item")
@@ -46,8 +47,7 @@ class DatasetSpec(BaseModel):
 
     def absolute(self) -> "DatasetSpec":
         """The same with local paths made absolute: other processes, and other sessions, have other working folders."""
-        known = (DEMO, *LAYOUTS, *DOCUMENTS)
-        name = self.name if self.name in known else absolute_if_there(self.name)
+        name = self.name if self.name in NAMED else absolute_if_there(self.name)
         return self.model_copy(update={"name": name, "data_dir": self.data_dir and absolute(self.data_dir)})
 
 

@@ -2,14 +2,14 @@
 
 import itertools
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from threading import local
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from curate.datasets.documents import Corpus
@@ -98,7 +98,7 @@ class Chunk:
 def read_block(harvest: Harvest, ordinal: int, builder: InputBuilder) -> Block:
     """Read the rows of a block and build their inputs, longest first, so that batches need little padding."""
     epoch, position = divmod(ordinal, harvest.n_blocks)
-    first = _order(harvest.n_blocks, harvest.seed, epoch)[position] * BLOCK_ROWS
+    first = int(_order(harvest.n_blocks, harvest.seed, epoch)[position]) * BLOCK_ROWS
     rows = range(first, min(first + BLOCK_ROWS, len(harvest.corpus)))
     found = [(item[0], each) for item in harvest.corpus.read(rows) for each in model_inputs([item], builder)]
     pieces = [Piece(row, each) for row, each in found if isinstance(each, ModelInputs)]
@@ -107,9 +107,9 @@ def read_block(harvest: Harvest, ordinal: int, builder: InputBuilder) -> Block:
 
 
 @lru_cache(maxsize=2)
-def _order(n_blocks: int, seed: int, epoch: int) -> Sequence[int]:
+def _order(n_blocks: int, seed: int, epoch: int) -> Int[Tensor, " blocks"]:
     generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
-    return torch.randperm(n_blocks, generator=generator).tolist()
+    return torch.randperm(n_blocks, generator=generator)
 
 
 def blocks(harvest: Harvest, first: int, workers: int, last: int | None = None) -> Iterator[Block]:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from curate.errors import DataError
+from curate.errors import DataError, first_line
 from curate.harvest.activations import Place
 from curate.manifest.atomic import sync_folder
 from curate.sae.buffer import MixingBuffer
 from curate.sae.train import restore_trainer, save_trainer
+from curate.scoring.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from sae_lens.training.sae_trainer import SAETrainer
@@ -53,6 +54,9 @@ def save_checkpoint(
     Args:
         decides: what the training depends on, by which another one is told from it.
     """
+    whole = folder / f"step-{trainer.n_training_steps:09}"
+    if whole.exists():
+        return
     temporary = folder / ".saving"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -60,8 +64,6 @@ def save_checkpoint(
     save_file(buffer.state(), temporary / BUFFER_FILE)
     (temporary / STATE_FILE).write_text(json.dumps({"decides": decides, **asdict(state)}), encoding="utf-8")
     sync_files(temporary)
-    whole = folder / f"step-{trainer.n_training_steps:09}"
-    shutil.rmtree(whole, ignore_errors=True)
     temporary.rename(whole)
     sync_folder(folder)
     for older in folder.glob("step-*"):
@@ -88,8 +90,11 @@ def restored(folder: Path, trainer: "SAETrainer[Any, Any]", buffer: MixingBuffer
         return State(**fields)
     # Each part has errors of its own for a damaged file.
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            raise
         raise DataError(
-            f"the checkpoint {saved[-1]} is damaged ({type(error).__name__}); --overwrite begins anew"
+            f"the checkpoint {saved[-1]} cannot be read, {type(error).__name__}: {first_line(error)}; if it is "
+            "damaged, --overwrite begins anew"
         ) from error
 
 

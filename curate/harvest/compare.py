@@ -58,6 +58,8 @@ def compare(
         else:
             found.append(name)
     labels = _short([_label(group) for group in groups])
+    if len(set(labels)) < len(labels):
+        labels = [", ".join(group) for group in groups]
     figures = {(sae, model): values for sae, model, values in measured}
     for model in dict.fromkeys(model for _, model, _ in measured):
         for group, label in zip(groups, labels, strict=True):

@@ -1,10 +1,11 @@
 """Judging dictionaries: what they reconstruct, and what their reconstruction does to the model's next-token loss."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -266,13 +267,21 @@ def _judge(the_plan: EvaluatePlan, harvest: Harvest, names: Sequence[str], done:
             left_out=lost_rows,
             notes=each.notes,
         )
-        if any(value is not None and not abs(value) < float("inf") for value in _measures(judgement).values()):
+        if not all(map(math.isfinite, _numbers(judgement.model_dump(include={"reconstruction", "losses"})))):
             raise DataError(
                 f"the reconstruction of the SAE {each.name}, or the loss with it, is NaN or infinite on "
                 f"{harvest.model.name}; try --dtype float32"
             )
         found.append(judgement)
     return found
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, dict):
+        for part in value.values():
+            yield from _numbers(part)
+    elif value is not None:
+        yield value
 
 
 def _rows(harvest: Harvest, ordinal: int) -> int:

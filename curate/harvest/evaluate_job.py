@@ -56,8 +56,10 @@ class SAEEvaluateJob(BaseModel):
         if not isinstance(content, dict):
             return content
         content = dict(content)
+        if isinstance(content.get("saes"), str):
+            content["saes"] = (content["saes"],)
         if not content.get("models"):
-            if set(content.get("saes") or (DEMO,)) != {DEMO}:
+            if any(name != DEMO for name in content.get("saes") or ()):
                 raise ValueError("--on: name the model to judge the SAE on")
             content["models"] = ({"name": DEMO},)
         data = content.get("dataset")

@@ -69,5 +69,5 @@ def _halves(parts: Sequence[Part]) -> tuple[Sequence[Part], Sequence[Part]]:
     assert isinstance(text, str)
     middle = len(text) // 2
     cut = text.rfind(" ", middle // 2, middle)
-    cut = middle if cut < 0 else cut
+    cut = middle if cut <= 0 else cut
     return [text[:cut]], [text[cut:]]

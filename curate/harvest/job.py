@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from curate import demo
-from curate.datasets import DatasetSpec
+from curate.datasets import NAMED, DatasetSpec
 from curate.datasets.documents import open_corpus
 from curate.errors import ConfigurationError
 from curate.harvest.activations import Harvest
@@ -47,6 +47,13 @@ class SAETrainJob(BaseModel):
         default=0, ge=0, description="Ray actors that run the model; with 0 the process that trains does, too"
     )
     address: str | None = Field(default=None, description="a running Ray cluster, for harvesters")
+
+    @field_validator("output")
+    @classmethod
+    def _is_here(cls, output: str) -> str:
+        if "://" in output:
+            raise ValueError(f"{output}: a training writes to this machine; copy the dictionary when it is done")
+        return output
 
     def absolute(self) -> "SAETrainJob":
         """The job with local paths made absolute."""
@@ -102,7 +109,8 @@ class TrainPlan:
         return {
             "model": harvest.model.sha256,
             "data": harvest.corpus.fingerprint(),
-            "rows": job.dataset.model_dump(mode="json", include={"limit", "sample", "seed", "image_size"}),
+            "rows": job.dataset.model_dump(mode="json", exclude={"name", "data_dir", "split", "files"}),
+            "decoded as": job.dataset.name if job.dataset.name in NAMED else "table",
             "device": harvest.device,
             "dtype": str(harvest.dtype).removeprefix("torch."),
             **job.model_dump(mode="json", include=set(fields)),
@@ -148,7 +156,7 @@ def plan(job: SAETrainJob) -> TrainPlan:
     device, dtype = device_and_dtype(job.model)
     harvest = Harvest(
         corpus=corpus,
-        model=replace(model, context=min(job.context_size, model.context)),
+        model=replace(model, name=name, context=min(job.context_size, model.context)),
         hook_layer=job.hook_layer,
         dtype=dtype,
         device=device,

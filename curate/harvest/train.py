@@ -1,12 +1,13 @@
 """Training one dictionary: hidden states through the buffer to sae_lens's trainer, and all of it resumable."""
 
 import json
+import math
 import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from curate import __version__
 from curate.errors import ConfigurationError, DataError, RunStopped, Terminated
 from curate.harvest.activations import Chunk, Place, blocks, chunks
-from curate.harvest.checkpoint import STATE_FILE, restored, save_checkpoint, sync_files
+from curate.harvest.checkpoint import STATE_FILE, State, restored, save_checkpoint, sync_files
 from curate.harvest.job import TrainPlan
 from curate.harvest.loggers import Log, logging_to
 from curate.manifest.atomic import write_text
@@ -104,34 +105,39 @@ def train(
         _check_output(output, decides, overwrite)
         if (output / RECORD).exists():
             return TrainingRecord.model_validate_json((output / RECORD).read_text())
-        training = _Training(the_plan, decides, output)
-        log = stack.enter_context(logging_to(the_plan.job, output))
         try:
-            training.run(chunks_from, report, log)
+            training = _Training(the_plan, decides, output)
+            log = stack.enter_context(logging_to(the_plan.job, output, training.trainer.n_training_steps))
+            stopped = training.run(chunks_from, report, log)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             raise RunStopped(
-                f"out of memory at step {training.trainer.n_training_steps:,}: take a lower --batch-size (forward "
-                "pass), --n-batches-in-buffer or --expansion"
+                "out of memory: take a lower --batch-size (forward pass), --n-batches-in-buffer or --expansion"
             ) from error
-        return training.finish()
+        record = training.finish()
+        for signal_ in stopped:
+            raise signal_(f"stopped after the last step; the dictionary in {output} is whole")
+        return record
 
 
 def _check_output(output: Path, decides: dict[str, Any], overwrite: bool) -> None:
     found = {entry.name for entry in output.iterdir() if not entry.name.startswith(".")}
+    if foreign := sorted(found - OURS):
+        raise ConfigurationError(f"--output {output} holds {foreign[0]}, which is no training's; choose another folder")
     if overwrite:
         for name in found & (OURS - {LOCK}):
             shutil.rmtree(output / name) if (output / name).is_dir() else (output / name).unlink()
-        found -= OURS
-    if foreign := sorted(found - OURS):
-        raise ConfigurationError(f"--output {output} holds {foreign[0]}, which is no training's; choose another folder")
+        return
     states = [output / RECORD] if RECORD in found else sorted((output / CHECKPOINT).glob(f"step-*/{STATE_FILE}"))
     if not states:
         if found & {"cfg.json", "sae_weights.safetensors"}:
             raise ConfigurationError(f"--output {output} holds a dictionary already; --overwrite replaces it")
         return
-    begun = json.loads(states[-1].read_text())["decides"]
+    try:
+        begun = json.loads(states[-1].read_text(encoding="utf-8"))["decides"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{states[-1]} is damaged; --overwrite begins anew") from error
     differences = [
         f"{name} {_short(begun.get(name))} ≠ {_short(value)}"
         for name, value in decides.items()
@@ -162,19 +168,23 @@ class _Training:
         self.state = restored(output / CHECKPOINT, self.trainer, self.buffer)
         _take_back(output / CURVE, self.trainer.n_training_steps)
 
-    def run(self, chunks_from: ChunksFrom, report: Callable[[Step], None], log: Log) -> None:
-        """Train to the last step."""
+    def run(self, chunks_from: ChunksFrom, report: Callable[[Step], None], log: Log) -> list[type[KeyboardInterrupt]]:
+        """Train to the last step; returns the signal that came during it, if one did."""
         p, state, trainer = self.job.parameters, self.state, self.trainer
-        source: Iterator[Chunk] | None = None
+        source = _opened_late(chunks_from, state)
         report(Step(trainer.n_training_steps, p.steps, trainer.n_training_samples, state.figures))
-        with _signals_between_steps() as stop, (self.output / CURVE).open("a", encoding="utf-8") as curve:
+        curve_file = (self.output / CURVE).open("a", encoding="utf-8")
+        # Workers end with the source: here, and not whenever its frame is forgotten.
+        with _signals_between_steps() as stop, curve_file as curve, closing(source):
             while trainer.n_training_steps < p.steps:
                 if stop:
                     self._save()
-                    raise stop[0](f"stopped at step {trainer.n_training_steps:,}; the same command goes on from there")
+                    raise stop[0](
+                        f"stopped at step {trainer.n_training_steps:,}; the same command, without --overwrite, goes on "
+                        "from there"
+                    )
                 begun = time.monotonic()
                 if not self.buffer.ready:
-                    source = source or chunks_from(state.place)
                     self._fill(source, stop)
                     if not self.buffer.ready:
                         continue
@@ -183,15 +193,18 @@ class _Training:
                 output = step(trainer, batch)
                 done = trainer.n_training_steps
                 if done % self.job.log_every == 0 or done == p.steps:
+                    self._check(output)
                     state.figures = self._figures(output)
                     curve.write(json.dumps({"step": done, **state.figures}) + "\n")
                     curve.flush()
                     log(done, state.figures)
                 state.harvest_seconds += harvested - begun
                 state.step_seconds += time.monotonic() - harvested
-                if done % self.job.checkpoint_every == 0 and done < p.steps:
+                if done % self.job.checkpoint_every == 0 or done == p.steps:
+                    self._check(output)
                     self._save()
                 report(Step(done, p.steps, trainer.n_training_samples, state.figures))
+        return stop
 
     def _fill(self, source: Iterator[Chunk], stop: list[Any]) -> None:
         """Take in hidden states until the buffer is ready, or a signal came."""
@@ -210,6 +223,7 @@ class _Training:
                 raise DataError(
                     f"{self.harvest.corpus.name} has no token to learn from: {len(state.left_out):,} of "
                     f"{len(self.harvest.corpus):,} rows left out; the first: {first['reason']}"
+                    + ("" if self.harvest.image_share is None else f" (--image-share {self.harvest.image_share})")
                 )
 
     def _scale(self) -> float:
@@ -226,6 +240,14 @@ class _Training:
         rare = self.trainer.feature_sparsity < self.job.parameters.dead_feature_threshold
         found |= {"sparsity/rare_features": int(rare.sum()), "details/image_share": self._image_share()}
         return {name: float(value) for name, value in found.items()}
+
+    def _check(self, output: Any) -> None:
+        """That the training has not diverged: no such state is ever kept."""
+        if not math.isfinite(output.loss.item()):
+            raise RunStopped(
+                f"the loss at step {self.trainer.n_training_steps:,} is NaN or infinite: begin anew with a lower --lr "
+                "or a longer --lr-warm-up-steps"
+            )
 
     def _image_share(self) -> float:
         return self.state.image_tokens / max(1, self.state.harvested)
@@ -281,6 +303,11 @@ class _Training:
         write_text(location(str(self.output / RECORD)), record.model_dump_json(indent=2) + "\n")
         shutil.rmtree(self.output / CHECKPOINT, ignore_errors=True)
         return record
+
+
+def _opened_late(chunks_from: ChunksFrom, state: State) -> Generator[Chunk]:
+    """The chunks from the state's place on; no model is loaded before the first is asked for."""
+    yield from chunks_from(state.place)
 
 
 def _take_back(curve: Path, steps: int) -> None:

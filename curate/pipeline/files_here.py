@@ -13,14 +13,16 @@ from curate.pipeline.job import Plan
 from curate.sae.dictionary import DictionaryInfo, inspect_dictionary
 
 
-def model_here(plan: Plan) -> ModelInfo:
-    """The plan's model with a path on this machine: a hub's model is fetched, at the commit that the plan found.
+def model_here(model: ModelInfo, name: str) -> ModelInfo:
+    """A plan's model with a path on this machine: a hub's model is fetched, at the commit that the plan found.
+
+    Args:
+        name: by which the job names it.
 
     Raises:
         ConfigurationError: it is a folder that this machine does not see.
         DataError: the hub cannot be reached.
     """
-    model, name = plan.model, plan.job.model.name
     if model.path.is_dir():
         return model
     if name == DEMO:

@@ -2,7 +2,8 @@
 
 One trainer, and not data-parallel ones: at the paper's size a token costs the model about 2.5 times what it costs the
 dictionary (8 against 3 GFLOP), so the model is what there must be more of, and a dictionary with its optimizer fits one
-GPU. A step stays what it is on one machine: whoever made the hidden states, they come in the same order.
+GPU. A step stays what it is on one machine: whoever made the hidden states, they come in the same order, and differ by
+rounding at most.
 """
 
 import os
@@ -18,11 +19,12 @@ import ray
 import torch
 from ray.exceptions import RayActorError, RayTaskError
 
-from curate.errors import CurateError, RunStopped
+from curate.errors import ConfigurationError, CurateError, RunStopped
 from curate.harvest.activations import Chunk, Harvest, Place, chunks, read_block
 from curate.harvest.job import TrainPlan
 from curate.harvest.train import ChunksFrom, local_chunks
 from curate.pipeline.connection import connected
+from curate.pipeline.files_here import model_here
 
 _AHEAD = 2
 _ATTEMPTS = 3
@@ -37,7 +39,25 @@ def chunks_of(the_plan: TrainPlan) -> Iterator[ChunksFrom]:
         return
     address = job.address or os.environ.get("RAY_ADDRESS")
     with connected(None if address in (None, "", "local") else address, job.harvesters):
+        _check_room(job.harvesters, harvest.device, job.model.device)
         yield lambda place: _from_actors(harvest, job.harvesters, place)
+
+
+def _check_room(actors: int, device: str, asked: str) -> None:
+    """Rather than wait for ever for what the cluster does not have.
+
+    Raises:
+        ConfigurationError: too few GPUs or CPUs, or GPUs that would stand idle.
+    """
+    there = ray.cluster_resources()
+    if device == "cpu" and asked == "auto" and there.get("GPU", 0) > 0:
+        raise ConfigurationError(
+            "the cluster has GPUs, but the machine that trains has none: begin on one that has (curate submit with "
+            "--device cuda), or say --device cpu"
+        )
+    kind = "GPU" if device == "cuda" else "CPU"
+    if there.get(kind, 0) < actors:
+        raise ConfigurationError(f"--harvesters {actors}: each takes a {kind}, and there are {there.get(kind, 0):g}")
 
 
 class Harvester:
@@ -45,13 +65,14 @@ class Harvester:
 
     def __init__(self, harvest: Harvest) -> None:
         torch.set_num_threads(1)
+        harvest = replace(harvest, model=model_here(harvest.model, harvest.model.name))
         self.harvest, self.builder, self.model = harvest, harvest.load_builder(), harvest.load_model()
 
     def block(self, ordinal: int) -> list[tuple[Chunk, "np.ndarray"]]:
         """The chunks of a block, their hidden states apart, as bytes that Ray need not copy."""
         block = read_block(self.harvest, ordinal, self.builder)
         made = chunks(self.harvest, self.model, block, self.builder.bos_token_id)
-        return [(replace(each, hidden=each.hidden[:0].cpu()), _bytes(each.hidden)) for each in made]
+        return [(replace(each, hidden=torch.empty(0)), _bytes(each.hidden)) for each in made]
 
 
 def _bytes(hidden: torch.Tensor) -> "np.ndarray":
@@ -70,8 +91,14 @@ def _from_actors(harvest: Harvest, actors: int, place: Place) -> Iterator[Chunk]
             if len(pending) == actors * _AHEAD:
                 yield from (chunk for chunk in _fetched(harvest, pending.popleft()) if chunk.place >= place)
     finally:
-        for actor in pool:
-            ray.kill(actor)
+        if ray.is_initialized():  # or to kill would start a new one
+            for actor in pool:
+                ray.kill(actor)
+
+
+def _cause(error: RayActorError) -> str:
+    """The last line of Ray's report, which is the actor's own error where it had one."""
+    return str(error).strip().splitlines()[-1][:200]
 
 
 def _fetched(harvest: Harvest, block: ray.ObjectRef) -> Iterator[Chunk]:
@@ -83,7 +110,8 @@ def _fetched(harvest: Harvest, block: ray.ObjectRef) -> Iterator[Chunk]:
         raise
     except RayActorError as error:
         raise RunStopped(
-            f"the actors that run the model died {_ATTEMPTS} times; the same command goes on from the last checkpoint"
+            f"the actors that run the model could not start, or died {_ATTEMPTS} times ({_cause(error)}); the same "
+            "command goes on from the last checkpoint"
         ) from error
     for chunk, data in found:
         # Ray's memory is read-only, and goes when the next block comes.

@@ -73,7 +73,7 @@ def probe(plan: Plan, positions: Sequence[int], actors_here: int) -> Probe:
         ConfigurationError: the model does not fit, or cannot be loaded.
     """
     torch.set_num_threads(1)  # as a worker that prepares
-    builder = plan.model.family.load_builder(model_here(plan))
+    builder = plan.model.family.load_builder(model_here(plan.model, plan.job.model.name))
     begun = time.monotonic()
     prepared = list(prepare(plan.dataset.samples(positions), builder, plan.job.parameters.text))
     prepare_seconds = (time.monotonic() - begun) / len(prepared)

@@ -96,7 +96,7 @@ class PrepareWorker:
 
     def _load(self, plan: Plan) -> InputBuilder:
         with self.watch.loading("--prepare-workers"):
-            return plan.model.family.load_builder(model_here(plan))
+            return plan.model.family.load_builder(model_here(plan.model, plan.job.model.name))
 
     def __call__(self, ranges: Columns) -> Iterator[Columns]:
         builder, parameters = self.builder, self.plan.job.parameters
@@ -152,7 +152,9 @@ def load(plan: Plan) -> tuple[CutModel, Dictionary]:
     """The cut model and its dictionary, on this process's device."""
     torch.set_num_threads(plan.cpus_per_actor)
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    model = plan.model.family.load_model(model_here(plan), plan.hook_layer, plan.dtype, plan.device)
+    model = plan.model.family.load_model(
+        model_here(plan.model, plan.job.model.name), plan.hook_layer, plan.dtype, plan.device
+    )
     return model, load_dictionary(dictionary_here(plan), plan.device)
 
 

@@ -56,7 +56,9 @@ class TrainingParameters(BaseModel):
     )
     feature_sampling_window: int = Field(default=1000, ge=1, description="steps that this share is taken over")
     autocast: bool = Field(default=False, description="bfloat16 matrix products")
-    seed: int = Field(default=42, description="of weights, of the order of the data and of their mixing")
+    seed: int = Field(
+        default=42, ge=0, lt=2**63, description="of weights, of the order of the data and of their mixing"
+    )
 
     @field_validator("lr_decay_steps", "l1_warm_up_steps", "l0_warm_up_steps", mode="before")
     @classmethod

@@ -85,6 +85,7 @@ def exported(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_configured_team_names_only_its_data_set(exported):
     result = curate("score", "--dataset", "align-anything", "--output", "a", cwd=exported)
     assert result.returncode == 0, result.stderr

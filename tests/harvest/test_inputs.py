@@ -11,7 +11,7 @@ from curate.datasets import DatasetSpec
 from curate.datasets.documents import Document, open_corpus
 from curate.errors import MissingImage
 from curate.harvest.activations import BLOCK_ROWS, Harvest, blocks, chunks, learned_from, read_block
-from curate.harvest.inputs import model_inputs
+from curate.harvest.inputs import _halves, model_inputs
 from curate.manifest.rows import QuarantineRow
 from curate.models.family import ModelInputs
 
@@ -47,6 +47,13 @@ def test_a_long_document_is_cut_and_nothing_of_it_is_lost(small_builder):
         for piece in pieces
         if piece
     )
+
+
+@pytest.mark.parametrize("text", [" a", "  a", " ab", "a b", " 😀", "ab ", " a ", "    a"])
+def test_whatever_is_halved_gets_shorter(text):
+    first, second = _halves([text])
+    assert first[0] + second[0] == text
+    assert 0 < len(first[0]) < len(text)
 
 
 def test_neighbouring_texts_are_paragraphs_and_blank_ones_are_none(small_builder):

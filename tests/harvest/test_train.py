@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from curate.datasets import DatasetSpec
-from curate.errors import ConfigurationError, DataError
+from curate.errors import ConfigurationError, DataError, RunStopped
 from curate.harvest.job import SAETrainJob, plan
 from curate.harvest.train import CHECKPOINT, CURVE, RECORD, local_chunks, train
 from curate.models import ModelSpec
@@ -130,9 +130,22 @@ def test_other_settings_are_refused_by_name(tmp_path, undisturbed):
     with pytest.raises(ConfigurationError, match="another data "):
         run(job(undisturbed, dataset=DatasetSpec(limit=200, seed=5)))
     (tmp_path / "thesis.txt").write_text("mine")
+    (tmp_path / "cfg.json").write_text("theirs")
     with pytest.raises(ConfigurationError, match=r"holds thesis.txt, which is no training's"):
         run(job(tmp_path), overwrite=True)
     assert (tmp_path / "thesis.txt").read_text() == "mine"
+    assert (tmp_path / "cfg.json").read_text() == "theirs"
+    (tmp_path / "thesis.txt").unlink()
+    with pytest.raises(ConfigurationError, match="holds a dictionary already; --overwrite replaces it"):
+        run(job(tmp_path))
+
+
+def test_a_training_that_diverges_ends_and_keeps_no_such_state(tmp_path):
+    diverging = job(tmp_path).parameters.model_copy(update={"lr": 1e30})
+    with pytest.raises(RunStopped, match="is NaN or infinite: begin anew with a lower --lr"):
+        run(job(tmp_path, parameters=diverging))
+    assert not (tmp_path / "cfg.json").exists()
+    assert "NaN" not in (tmp_path / CURVE).read_text()
 
 
 def test_a_damaged_checkpoint_is_said(tmp_path):
@@ -144,7 +157,7 @@ def test_a_damaged_checkpoint_is_said(tmp_path):
         run(job(tmp_path), report=interrupt)
     file = next(tmp_path.glob(f"{CHECKPOINT}/step-*/buffer.safetensors"))
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(DataError, match=r"checkpoint .* is damaged .*--overwrite begins anew"):
+    with pytest.raises(DataError, match=r"checkpoint .* cannot be read, .*; if it is damaged, --overwrite begins anew"):
         run(job(tmp_path))
 
 
