@@ -248,8 +248,8 @@ def _print_compared(evaluation: Any) -> None:
     seeds = any(len(row.saes) > 1 for row in rows)
     title = f"{evaluation.rows:,} rows" + (", ± standard error over seeds" if seeds else "")
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
-    table.add_column("SAE", overflow="fold")
-    table.add_column("on", overflow="fold")
+    table.add_column("SAE", overflow="fold", min_width=8)
+    table.add_column("on", overflow="fold", min_width=6)
     columns = [column for column in _COLUMNS if any(row.figures[column[1]] is not None for row in rows)]
     for name, _, _ in columns:
         table.add_column(name, justify="right", no_wrap=True)
@@ -258,7 +258,7 @@ def _print_compared(evaluation: Any) -> None:
         for _, measure, form in columns:
             spread = row.figures[measure]
             error = spread and spread.standard_error
-            within = "" if error is None else f"±{error:.2g}"
+            within = "" if error is None else f"\n±{error:.2g}"
             cells.append(_number(spread and spread.mean, form) + within)
         table.add_row(printable(row.label), printable(row.model), *cells)
     OUT.print(table)

@@ -78,13 +78,14 @@ def test_json_is_the_evaluation_alone():
 def test_a_comparison_is_a_row_for_each_and_a_picture(tmp_path):
     seeds = [write_sae(tmp_path / f"s{n}", 96, seed=n, training={"seed": n}, model_name="demo") for n in range(2)]
     plot = tmp_path / "picture.svg"
-    result = curate("--compare", "demo", *seeds, "--on", "demo", *LIMIT, "--no-loss", "--plot", plot, columns=120)
+    result = curate("--compare", "demo", *seeds, "--on", "demo", *LIMIT, "--no-loss", "--plot", plot, columns=80)
     assert result.exit_code == 0, result.output
     assert "± standard error over seeds" in result.stdout
     (demo_row,) = re.findall(r"^demo +demo +.*$", result.stdout, re.M)
-    (seeds_row,) = re.findall(r"^s \(2 seeds\) +demo +.*$", result.stdout, re.M)
-    assert "±" not in demo_row
-    assert seeds_row.count("±") == 4
+    ((seeds_row, errors),) = re.findall(r"^(s \(2 seeds\) +demo +.*)\n(.*)$", result.stdout, re.M)
+    assert len(demo_row.split()) == 2 + 4
+    assert len(seeds_row.split()) == 4 + 4
+    assert errors.count("±") == len(errors.split()) == 4
     assert "loss" not in result.stdout
     assert plot.read_text().startswith("<svg")
     assert f"picture: {plot}" in result.stdout

@@ -10,6 +10,7 @@ from curate.models import inspect_model
 from curate.sae.dictionary import inspect_dictionary
 
 
+@pytest.mark.slow
 def test_the_recipe_learns_and_writes_what_curate_and_sae_lens_read(tmp_path, monkeypatch):
     monkeypatch.setattr(train_model, "POOL", 200)
     monkeypatch.setattr(train_model, "HELD_OUT_SCENES", 10)

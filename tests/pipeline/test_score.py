@@ -116,7 +116,8 @@ def test_feature_weights_are_reused_only_where_they_belong(demo_run, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.parametrize("rows", [2_000, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [2_000, 10_000])
 def test_thousands_of_rows_with_one_in_twenty_broken(tmp_path, rows):
     expected = write_broken_table(tmp_path / "data", rows=rows, broken=rows // 20)
     assert len({kind.becomes for kind in expected.values()}) >= 12
