@@ -52,8 +52,7 @@ def _check_room(actors: int, device: str, asked: str) -> None:
     there = ray.cluster_resources()
     if device == "cpu" and asked == "auto" and there.get("GPU", 0) > 0:
         raise ConfigurationError(
-            "the cluster has GPUs, but the machine that trains has none: begin on one that has (curate submit with "
-            "--device cuda), or say --device cpu"
+            "the cluster has GPUs, but the machine that trains has none: begin on one that has, or say --device cpu"
         )
     kind = "GPU" if device == "cuda" else "CPU"
     if there.get(kind, 0) < actors:
