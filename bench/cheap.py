@@ -10,7 +10,7 @@ import torch
 from PIL.Image import Image
 from safetensors.torch import save_file
 
-from curate.models.family import Family, ModelInfo, ModelInputs, WholeModel
+from curate.models.family import Edit, Family, ModelInfo, ModelInputs, WholeModel
 
 D_MODEL, D_SAE, TOKENS = 4, 8, 6
 
@@ -32,7 +32,7 @@ class Builder:
         return ModelInputs(torch.arange(TOKENS), torch.arange(TOKENS) < TOKENS // 2, tensors)
 
     def build_document(self, parts: Sequence[str | Image]) -> ModelInputs:
-        raise NotImplementedError
+        return ModelInputs(torch.arange(TOKENS), torch.arange(TOKENS) < TOKENS // 2, {})
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,9 @@ class Model:
     def hidden_states(self, batch: Sequence[ModelInputs]) -> list[torch.Tensor]:
         time.sleep(self.sample_seconds * len(batch))
         return [torch.ones(TOKENS, D_MODEL) for _ in batch]
+
+    def logits(self, inputs: ModelInputs, hook_layer: int | None = None, edit: Edit | None = None) -> torch.Tensor:
+        return torch.zeros(len(inputs.input_ids), TOKENS)
 
 
 def n_parameters(info: ModelInfo, hook_layer: int) -> int:
@@ -66,8 +69,8 @@ def _config(info: ModelInfo) -> dict:
 
 
 def load_whole(info: ModelInfo, dtype: torch.dtype, device: str) -> WholeModel:
-    """There is none: nothing here asks for logits."""
-    raise NotImplementedError
+    """The same model, which has a head, too."""
+    return Model(_config(info)["sample_seconds"])
 
 
 FAMILY = Family("cheap", text_config, n_parameters, load_builder, load_model, load_whole, takes_images=True)
