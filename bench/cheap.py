@@ -10,7 +10,7 @@ import torch
 from PIL.Image import Image
 from safetensors.torch import save_file
 
-from curate.models.family import Edit, Family, ModelInfo, ModelInputs, WholeModel
+from curate.models.family import Edit, Family, ModelInfo, ModelInputs, Reading, WholeModel
 
 D_MODEL, D_SAE, TOKENS = 4, 8, 6
 
@@ -26,10 +26,17 @@ class Builder:
 
     sample_bytes: int
     bos_token_id: int | None = None
+    eos_token_id: int | None = None
 
     def build(self, image: Image, question: str, response: str | None) -> ModelInputs:
         tensors = {"pixel_values": torch.zeros(self.sample_bytes, dtype=torch.uint8)} if self.sample_bytes else {}
         return ModelInputs(torch.arange(TOKENS), torch.arange(TOKENS) < TOKENS // 2, tensors)
+
+    def build_prompt(self, image: Image, question: str) -> ModelInputs:
+        return self.build(image, question, None)
+
+    def decode(self, ids: torch.Tensor) -> str:
+        return " ".join(map(str, ids.tolist()))
 
     def build_document(self, parts: Sequence[str | Image]) -> ModelInputs:
         return ModelInputs(torch.arange(TOKENS), torch.arange(TOKENS) < TOKENS // 2, {})
@@ -47,6 +54,15 @@ class Model:
 
     def logits(self, inputs: ModelInputs, hook_layer: int | None = None, edit: Edit | None = None) -> torch.Tensor:
         return torch.zeros(len(inputs.input_ids), TOKENS)
+
+    def read(self, batch: Sequence[ModelInputs], hook_layer: int) -> list[Reading]:
+        hidden_states = self.hidden_states(batch)
+        return [
+            Reading(hidden, torch.zeros(each.n_response)) for hidden, each in zip(hidden_states, batch, strict=True)
+        ]
+
+    def generate(self, batch: Sequence[ModelInputs], max_new_tokens: int) -> list[torch.Tensor]:
+        return [torch.zeros(max_new_tokens, dtype=torch.long) for _ in batch]
 
 
 def n_parameters(info: ModelInfo, hook_layer: int) -> int:

@@ -34,3 +34,9 @@ def content_id(question: str, image: bytes, chosen: str, rejected: str) -> str:
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
     return digest.hexdigest()[:32]
+
+
+def draw(seed: int, sample_id: str) -> float:
+    """A uniform number in [0, 1) from seed and sample id alone: 53 bits of their SHA-256."""
+    digest = hashlib.sha256(f"{seed}:{sample_id}".encode()).digest()
+    return (int.from_bytes(digest[:8], "little") >> 11) / 2**53

@@ -1,6 +1,10 @@
-"""Metrics: pure functions of a sample's activations. `METRICS` holds them all, the default ranking first."""
+"""Metrics: pure functions of what a model and its SAE see in a sample. `METRICS` holds them all."""
 
-from curate.metrics import cooccurrence, cosine, l0, random
+from curate.metrics import cooccurrence, cosine, ifd, l0, length, loglik, margin, random
 from curate.metrics.metric import Metric
 
-METRICS: dict[str, Metric] = {module.METRIC.name: module.METRIC for module in (cosine, cooccurrence, l0, random)}
+METRICS: dict[str, Metric] = {
+    module.METRIC.name: module.METRIC for module in (cosine, cooccurrence, l0, random, ifd, margin, length, loglik)
+}
+# What a run computes unasked, the one to rank by first: for none of these need the layers above the hook layer run.
+DEFAULT_METRICS = ("cosine", "cooccurrence", "l0", "random")

@@ -3,8 +3,9 @@
 import contextlib
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from itertools import takewhile
+from typing import Any, Protocol
 
 import torch
 import transformers  # whose attributes are imported when they are used: to look at a config takes no model's code
@@ -15,8 +16,13 @@ from torch import Tensor
 from curate.errors import ConfigurationError, EmptyText, ImageShape, ReservedToken, TooLong, first_line
 from curate.models.family import ModelInfo, ModelInputs
 
-# From a question, and a response if there is one, the text of the conversation.
-Turns = Callable[[str, str | None], str]
+
+class Turns(Protocol):
+    """From a question, and a response if there is one, the text of the conversation."""
+
+    def __call__(self, question: str, response: str | None, answer_next: bool = False) -> str:
+        """With `answer_next`, it ends with what the template writes before an answer."""
+        ...
 
 
 def pixel_values(encoded: Mapping[str, Any], images: Sequence[Image]) -> dict[str, Tensor]:
@@ -50,7 +56,7 @@ class Builder:
         encode: the call of it.
         images: None for a text model, which leaves images out.
         context: the most tokens that the model takes.
-        bos_token_id: the tokenizer's, if it has one.
+        bos_token_id, eos_token_id: the tokenizer's, if it has them.
         begins_with_bos: whether the tokenizer puts it before a text.
         special_tokens: which no text may spell out.
         stems: how they begin; there can be thousands of tokens, and nearly no text holds even a stem.
@@ -63,6 +69,7 @@ class Builder:
     images: Images | None
     context: int
     bos_token_id: int | None
+    eos_token_id: int | None
     begins_with_bos: bool
     special_tokens: tuple[str, ...]
     stems: tuple[str, ...]
@@ -78,7 +85,31 @@ class Builder:
         """
         for name, text in (("question", question), ("response", response or "")):
             self._check(name, text)
-        return self._inputs(self.turns(question, response), [image])
+        inputs = self._inputs(self.turns(question, response), [image])
+        return inputs if response is None else replace(inputs, n_response=self._response_tokens(question, response))
+
+    def build_prompt(self, image: Image, question: str) -> ModelInputs:
+        """The user turn and what the template writes before an answer; errors as of `build`."""
+        self._check("question", question)
+        return self._inputs(self.turns(question, None, answer_next=True), [image])
+
+    def decode(self, ids: Int[Tensor, " tokens"]) -> str:
+        """The text of token ids, without special tokens and without white space around it."""
+        return self._tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+    @property
+    def _tokenizer(self) -> Any:
+        return getattr(self.processor, "tokenizer", self.processor)
+
+    def _response_tokens(self, question: str, response: str) -> int:
+        """How many tokens of a conversation follow its prompt: what training on the response alone learns from.
+
+        Counted on the text, where an image is one placeholder on either side.
+        """
+        texts = self.turns(question, None, answer_next=True), self.turns(question, response)
+        prompt, whole = self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        alike = takewhile(lambda pair: pair[0] == pair[1], zip(prompt, whole, strict=False))
+        return len(whole) - sum(1 for _ in alike)
 
     def build_document(self, parts: Sequence[str | Image]) -> ModelInputs:
         """Inputs of texts and images in their order, with nothing between them; BOS first if the tokenizer does so.
@@ -164,6 +195,7 @@ def builder(
         images=images,
         context=info.context,
         bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
         begins_with_bos=tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id],
         special_tokens=tuple(sorted(special)),
         stems=tuple(sorted({token[:3] for token in special})),
@@ -212,19 +244,19 @@ def chat_turns(info: ModelInfo, owner: Any, image_token: str | None) -> Turns:
         ConfigurationError: the template loses the question, the response or the image.
     """
 
-    def listed(question: str, response: str | None) -> str:
+    def listed(question: str, response: str | None, answer_next: bool = False) -> str:
         image = [] if image_token is None else [{"type": "image"}]
         said = [[*image, {"type": "text", "text": question}]]
         said += [] if response is None else [[{"type": "text", "text": response}]]
-        return rendered(said)
+        return rendered(said, answer_next)
 
-    def plain(question: str, response: str | None) -> str:
+    def plain(question: str, response: str | None, answer_next: bool = False) -> str:
         asked = question if image_token is None else f"{image_token}\n{question}"
-        return rendered([asked] if response is None else [asked, response])
+        return rendered([asked] if response is None else [asked, response], answer_next)
 
-    def rendered(said: Sequence[Any]) -> str:
+    def rendered(said: Sequence[Any], answer_next: bool) -> str:
         turns = [{"role": role, "content": what} for role, what in zip(("user", "assistant"), said, strict=False)]
-        return owner.apply_chat_template(turns, tokenize=False)
+        return owner.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer_next)
 
     for turns in (plain, listed) if image_token is None else (listed, plain):
         # A template is a program: given what it was not written for, it may raise anything, or print a list.

@@ -32,7 +32,7 @@ def load_builder(info: ModelInfo) -> Builder:
     return builder(info, tokenizer, turns, None)
 
 
-def _lines(question: str, response: str | None) -> str:
+def _lines(question: str, response: str | None, answer_next: bool = False) -> str:
     return f"{question}\n{response or ''}"
 
 

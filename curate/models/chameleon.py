@@ -44,7 +44,7 @@ def load_builder(info: ModelInfo) -> Builder:
     if owner is None and end is None:
         raise ConfigurationError(f"{info.path} has no chat template, and its tokenizer no sep_token, which ends a turn")
 
-    def published(question: str, response: str | None) -> str:
+    def published(question: str, response: str | None, answer_next: bool = False) -> str:
         return f"{images.token}{question}{end}" + ("" if response is None else f"{response}{end}")
 
     turns = published if owner is None else chat_turns(info, owner, images.token)

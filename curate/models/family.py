@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,11 +21,28 @@ class ModelInputs:
         input_ids: token ids, template included.
         is_image: which positions hold image tokens, row separators included.
         tensors: what else the family's model takes, by name; the first dimension runs over images or their tiles.
+        n_response: how many of the last positions are a response, with what the template writes after it.
     """
 
     input_ids: Int[Tensor, " tokens"]
     is_image: Bool[Tensor, " tokens"]
     tensors: Mapping[str, Tensor]
+    n_response: int = 0
+
+
+class Reading(NamedTuple):
+    """What one forward pass of a whole model says of one input.
+
+    Attributes:
+        hidden: the residual stream after the hook layer.
+        log_probabilities: of each token of the response, given all before it.
+    """
+
+    hidden: Float[Tensor, "tokens d_model"]
+    log_probabilities: Float[Tensor, " response"]
+
+
+Read = Callable[[Sequence[ModelInputs]], list[Reading]]
 
 
 class InputBuilder(Protocol):
@@ -36,12 +53,29 @@ class InputBuilder(Protocol):
         """The tokenizer's token for the beginning of a sequence, if it has one."""
         ...
 
+    @property
+    def eos_token_id(self) -> int | None:
+        """The tokenizer's token for the end of a sequence, if it has one."""
+        ...
+
     def build(self, image: Image, question: str, response: str | None) -> ModelInputs:
         """One user turn of image and question, then an assistant turn if there is a response.
 
         Raises:
             SampleError: the sample does not fit the model.
         """
+        ...
+
+    def build_prompt(self, image: Image, question: str) -> ModelInputs:
+        """What a model is given to answer: the user turn, and what the template writes before an answer.
+
+        Raises:
+            SampleError: the sample does not fit the model.
+        """
+        ...
+
+    def decode(self, ids: Int[Tensor, " tokens"]) -> str:
+        """The text of token ids, without special tokens and without white space around it."""
         ...
 
     def build_document(self, parts: Sequence[str | Image]) -> ModelInputs:
@@ -70,6 +104,14 @@ class WholeModel(Protocol):
         self, inputs: ModelInputs, hook_layer: int | None = None, edit: Edit | None = None
     ) -> Float[Tensor, "tokens vocabulary"]:
         """The model's logits, with `edit` in place of the residual stream after block `hook_layer`, if given."""
+        ...
+
+    def read(self, batch: Sequence[ModelInputs], hook_layer: int) -> list[Reading]:
+        """One forward pass: for each input its hidden states, as of a cut model, and its response's likelihood."""
+        ...
+
+    def generate(self, batch: Sequence[ModelInputs], max_new_tokens: int) -> list[Int[Tensor, " answer"]]:
+        """The model's answers to prompts, always its likeliest token, each up to and without the end."""
         ...
 
 

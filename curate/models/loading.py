@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from curate.errors import ConfigurationError, first_line
-from curate.models.family import Edit, Family, InputBuilder, ModelInfo, ModelInputs
+from curate.models.family import Edit, Family, InputBuilder, ModelInfo, ModelInputs, Reading
 
 # From the model, the ids of a batch padded on the right, and the batch: what the model is called with.
 Arguments = Callable[[Any, Int[Tensor, "batch longest"], Sequence[ModelInputs]], dict[str, Any]]
@@ -55,7 +55,7 @@ class Cut:
 
         Samples are padded on the right, where causal attention hides padding from every real token.
         """
-        ids = nn.utils.rnn.pad_sequence([inputs.input_ids for inputs in batch], batch_first=True).to(self.device)
+        ids = _padded(batch).to(self.device)
         output = self.model(**self.arguments(self.model, ids, batch), use_cache=False)
         return [hidden[: len(inputs.input_ids)] for hidden, inputs in zip(output.last_hidden_state, batch, strict=True)]
 
@@ -86,6 +86,63 @@ class Whole:
         assert hook_layer is not None, "an edit without its layer"
         with _decoder(self.model).layers[hook_layer].register_forward_hook(replaced):
             return self.model(**arguments, use_cache=False).logits[0]
+
+    @torch.inference_mode()
+    def read(self, batch: Sequence[ModelInputs], hook_layer: int) -> list[Reading]:
+        """One forward pass: hidden states after the hook layer, and log-probabilities of the responses' tokens.
+
+        Logits are made only between the batch's first and last token of a response.
+        """
+        ids = _padded(batch).to(self.device)
+        lengths = [len(inputs.input_ids) for inputs in batch]
+        # A token's probability stands at the position before it.
+        starts = [n - inputs.n_response - 1 for n, inputs in zip(lengths, batch, strict=True)]
+        first = min(starts)
+        caught: list[Float[Tensor, "batch longest d_model"]] = []
+
+        def catch(_block: nn.Module, _inputs: Any, output: Any) -> None:
+            caught.append(output[0] if isinstance(output, tuple) else output)
+
+        with _decoder(self.model).layers[hook_layer].register_forward_hook(catch):
+            kept = torch.arange(first, max(lengths), device=self.device)
+            arguments = self.arguments(self.model, ids, batch)
+            logits = self.model(**arguments, use_cache=False, logits_to_keep=kept).logits
+        readings = []
+        for row, (start, n) in enumerate(zip(starts, lengths, strict=True)):
+            likely = logits[row, start - first : n - 1 - first].float().log_softmax(-1)
+            said = likely.gather(-1, ids[row, start + 1 : n, None].to(likely.device))[:, 0]
+            readings.append(Reading(caught[0][row, :n], said))
+        return readings
+
+    @torch.inference_mode()
+    def generate(self, batch: Sequence[ModelInputs], max_new_tokens: int) -> list[Int[Tensor, " answer"]]:
+        """The model's answers to prompts, always its likeliest token, each up to and without the end.
+
+        Prompts are padded on the left, where the attention mask hides padding.
+        """
+        alone = [self.arguments(self.model, each.input_ids[None].to(self.device), [each]) for each in batch]
+        ids = [arguments.pop("input_ids")[0] for arguments in alone]
+        rows = nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_side="left")
+        mask = nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in ids], batch_first=True, padding_side="left")
+        tensors = {name: torch.cat([each[name] for each in alone if name in each]) for name in alone[0]}
+        ends = self.model.generation_config.eos_token_id
+        ends = self.model.config.get_text_config().eos_token_id if ends is None else ends
+        settings = transformers.GenerationConfig(
+            max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=ends, pad_token_id=0
+        )
+        with _quiet():
+            output = self.model.generate(input_ids=rows, attention_mask=mask, generation_config=settings, **tensors)
+        ends = torch.tensor([] if ends is None else ends, device=output.device).reshape(-1)
+        answers = []
+        for said in output[:, rows.shape[1] :]:
+            stops = torch.isin(said, ends).nonzero()
+            answers.append(said[: stops[0, 0] if len(stops) else None].cpu())
+        return answers
+
+
+def _padded(batch: Sequence[ModelInputs]) -> Int[Tensor, "batch longest"]:
+    """The ids of a batch, padded on the right."""
+    return nn.utils.rnn.pad_sequence([inputs.input_ids for inputs in batch], batch_first=True)
 
 
 def family(

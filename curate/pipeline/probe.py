@@ -18,7 +18,7 @@ from curate.models.family import CutModel
 from curate.pipeline.files_here import model_here
 from curate.pipeline.job import Plan
 from curate.pipeline.transport import pack
-from curate.pipeline.workers import load
+from curate.pipeline.workers import load, load_scorer
 from curate.sae.dictionary import Dictionary
 from curate.scoring.memory import FittingScorer, is_out_of_memory
 from curate.scoring.prepare import Prepared, prepare, token_batches
@@ -75,19 +75,18 @@ def probe(plan: Plan, positions: Sequence[int], actors_here: int) -> Probe:
     torch.set_num_threads(1)  # as a worker that prepares
     builder = plan.model.family.load_builder(model_here(plan.model, plan.job.model.name))
     begun = time.monotonic()
-    prepared = list(prepare(plan.dataset.samples(positions), builder, plan.job.parameters.text))
+    parameters = plan.job.parameters
+    samples_here = plan.dataset.samples(positions)
+    prepared = list(prepare(samples_here, builder, parameters.text, parameters.likelihood_of))
     prepare_seconds = (time.monotonic() - begun) / len(prepared)
     samples = [sample for sample in prepared if isinstance(sample, Prepared)]
     unfit = tuple(sample.reason for sample in prepared if isinstance(sample, QuarantineRow))
     if not samples:
         raise ConfigurationError(f"none of {len(prepared)} samples can be scored: {unfit[0]}")
     _refuse_too_large(plan, actors_here)
-    model, dictionary = load(plan)
-
-    parameters = plan.job.parameters
     # Weights of zero cost as much as others.
-    weights = torch.zeros(dictionary.d_sae, dtype=torch.float64, device=plan.device)
-    scorer = Scorer(model, dictionary, parameters, weights if parameters.needs_weights else None)
+    weights = torch.zeros(plan.sae.d_sae, dtype=torch.float64) if parameters.needs_weights else None
+    scorer = load_scorer(plan, weights)
     fitting = FittingScorer(scorer)
     full = next(token_batches(cycle(samples), parameters.batch_size))
     batch_fits = _fits(scorer, full)
@@ -97,7 +96,8 @@ def probe(plan: Plan, positions: Sequence[int], actors_here: int) -> Probe:
     score_seconds = _since(begun) / len(samples)
     weights_seconds = 0.0
     if parameters.needs_weights and plan.weights is None:
-        weights_seconds = _weights_seconds(plan, model, dictionary, samples)
+        model = scorer.model or load(plan)[0]
+        weights_seconds = _weights_seconds(plan, model, scorer.dictionary, samples)
     return Probe(
         node=gethostname(),
         samples=len(samples),
@@ -142,12 +142,13 @@ def _since(begun: float) -> float:
 
 def _refuse_too_large(plan: Plan, actors_here: int) -> None:
     """Before the model is loaded: a process that takes too much memory is killed without a word."""
-    n_parameters = plan.model.family.n_parameters(plan.model, plan.hook_layer)
+    last = plan.model.n_layers - 1 if plan.job.parameters.likelihood_of else plan.hook_layer
+    n_parameters = plan.model.family.n_parameters(plan.model, last)
     needed = n_parameters * plan.dtype.itemsize + 4 * plan.model.d_model * plan.sae.d_sae
     room = sum(memory.room for memory in _memory(plan, actors_here))
     if needed > room:
         raise ConfigurationError(
-            f"the model's {n_parameters / 1e9:.1f} billion parameters up to layer {plan.hook_layer} and the SAE take "
+            f"the model's {n_parameters / 1e9:.1f} billion parameters up to layer {last} and the SAE take "
             f"{decimal(int(needed))}, and an actor has {decimal(room)} on {gethostname()}: give it more GPUs with "
             "--gpus-per-actor, or lower --actors on one node"
         )

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -92,6 +93,8 @@ class PrepareWorker:
     def __init__(self, plan: Plan, dataset: Dataset, stage: str, suspects: ActorHandle | None = None) -> None:
         torch.set_num_threads(1)
         self.plan, self.dataset, self.watch, self.meter = plan, dataset, Watch(suspects), Meter(stage)
+        # Feature weights need no likelihood.
+        self.likelihood_of = plan.job.parameters.likelihood_of if stage == "score" else ()
         self.builder = attempt(lambda: self._load(plan))
 
     def _load(self, plan: Plan) -> InputBuilder:
@@ -119,7 +122,8 @@ class PrepareWorker:
         _, lost = self.watch.take_up(key)
         yield from (quarantined(row, _lost(self.plan)) for row in lost)
         positions = [position for position in range(start, stop) if self.dataset.rows[position] not in lost]
-        samples = prepare(self.dataset.samples(positions), builder, self.plan.job.parameters.text)
+        parameters = self.plan.job.parameters
+        samples = prepare(self.dataset.samples(positions), builder, parameters.text, self.likelihood_of)
         for position in positions:
             self.watch.hold(key, self.dataset.rows[position])
             with deadline(self.plan.job.sample_timeout):
@@ -150,12 +154,27 @@ def _good(samples: Iterator[Prepared | QuarantineRow], bad: list[QuarantineRow])
 
 def load(plan: Plan) -> tuple[CutModel, Dictionary]:
     """The cut model and its dictionary, on this process's device."""
+    _settle(plan)
+    info = model_here(plan.model, plan.job.model.name)
+    model = plan.model.family.load_model(info, plan.hook_layer, plan.dtype, plan.device)
+    return model, load_dictionary(dictionary_here(plan), plan.device)
+
+
+def load_scorer(plan: Plan, weights: Float[Tensor, " d_sae"] | None) -> Scorer:
+    """The scorer of a plan, with the whole model where a metric needs likelihood, on this process's device."""
+    here = None if weights is None else weights.to(plan.device)
+    if not plan.job.parameters.likelihood_of:
+        return Scorer(*load(plan), plan.job.parameters, here)
+    _settle(plan)
+    info = model_here(plan.model, plan.job.model.name)
+    whole = plan.model.family.load_whole(info, plan.dtype, plan.device)
+    read = partial(whole.read, hook_layer=plan.hook_layer)
+    return Scorer(None, load_dictionary(dictionary_here(plan), plan.device), plan.job.parameters, here, read)
+
+
+def _settle(plan: Plan) -> None:
     torch.set_num_threads(plan.cpus_per_actor)
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    model = plan.model.family.load_model(
-        model_here(plan.model, plan.job.model.name), plan.hook_layer, plan.dtype, plan.device
-    )
-    return model, load_dictionary(dictionary_here(plan), plan.device)
 
 
 class ScoreActor:
@@ -170,8 +189,7 @@ class ScoreActor:
 
     def _load(self, plan: Plan, weights: Float[Tensor, " d_sae"] | None) -> FittingScorer:
         with self.watch.loading("--actors"):
-            here = None if weights is None else weights.to(plan.device)
-            return FittingScorer(Scorer(*load(plan), plan.job.parameters, here))
+            return FittingScorer(load_scorer(plan, weights))
 
     def __call__(self, block: Columns) -> Columns:
         scorer, kinds, payloads, works = self.scorer, [], [], []

@@ -2,7 +2,8 @@
 
 from pydantic import Field, field_validator
 
-from curate.metrics import METRICS
+from curate.metrics import DEFAULT_METRICS, METRICS
+from curate.metrics.metric import Likely
 from curate.metrics.parameters import MetricParameters
 from curate.scoring.prepare import Text
 
@@ -12,7 +13,9 @@ DEFAULT_TOP_FEATURES = 10
 class ScoringParameters(MetricParameters):
     """Parameters of one run; together with the inputs' hashes they determine every score."""
 
-    metrics: tuple[str, ...] = Field(default=tuple(METRICS), description="metrics to compute, the one to rank by first")
+    metrics: tuple[str, ...] = Field(
+        default=DEFAULT_METRICS, description="metrics to compute, the one to rank by first"
+    )
     text: Text = Field(default="prompt+chosen", description="tokens scored; the published code takes the prompt alone")
     hook_layer: int | None = Field(
         default=None, ge=0, description="features are read after this decoder block; by default as the SAE's file says"
@@ -33,3 +36,8 @@ class ScoringParameters(MetricParameters):
     @property
     def needs_weights(self) -> bool:
         return any(METRICS[name].needs == "weights" for name in self.metrics)
+
+    @property
+    def likelihood_of(self) -> tuple[Likely, ...]:
+        """The texts whose likelihood the metrics need: if any, the whole model runs."""
+        return tuple(dict.fromkeys(text for name in self.metrics for text in METRICS[name].likelihood_of))

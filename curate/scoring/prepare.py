@@ -1,30 +1,41 @@
 """Samples in, batches of model inputs out: everything that happens before the device."""
 
-from collections.abc import Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, field
 from typing import Literal, TypeVar
+
+import torch
 
 from curate.errors import SampleError
 from curate.manifest.rows import QuarantineRow
+from curate.metrics.metric import Likely
 from curate.models.family import InputBuilder, ModelInputs
 from curate.sample import Sample
 
 Text = Literal["prompt+chosen", "prompt", "prompt+rejected"]
+# The text that is scored, as one whose likelihood may be needed.
+SCORED: dict[Text, Likely | None] = {"prompt+chosen": "chosen", "prompt": None, "prompt+rejected": "rejected"}
 S = TypeVar("S", bound=Sized)  # whose length is its tokens
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A sample ready for its model; its texts and image are no longer needed."""
+    """A sample ready for its model; its texts and image are no longer needed.
+
+    Attributes:
+        inputs: the text that is scored.
+        likely: the texts whose likelihood is needed, as far as they are others than that.
+    """
 
     sample_id: str
     source_row: int
     quality: str | None
     inputs: ModelInputs
+    likely: Mapping[Likely, ModelInputs] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        """Its tokens."""
-        return len(self.inputs.input_ids)
+        """The tokens of its longest text."""
+        return max(len(inputs.input_ids) for inputs in (self.inputs, *self.likely.values()))
 
 
 def quarantined(source_row: int, error: SampleError, sample_id: str | None = None) -> QuarantineRow:
@@ -33,9 +44,12 @@ def quarantined(source_row: int, error: SampleError, sample_id: str | None = Non
 
 
 def prepare(
-    samples: Iterable[tuple[int, Sample | SampleError]], builder: InputBuilder, text: Text
+    samples: Iterable[tuple[int, Sample | SampleError]],
+    builder: InputBuilder,
+    text: Text,
+    likelihood_of: Sequence[Likely] = (),
 ) -> Iterator[Prepared | QuarantineRow]:
-    """Build each sample's inputs: question, image and the response that `text` names."""
+    """Build each sample's inputs: question, image and the response that `text` names; and the others needed."""
     for source_row, sample in samples:
         if isinstance(sample, SampleError):
             yield quarantined(source_row, sample)
@@ -43,10 +57,33 @@ def prepare(
         response = {"prompt+chosen": sample.chosen, "prompt": None, "prompt+rejected": sample.rejected}[text]
         try:
             inputs = builder.build(sample.image, sample.question, response)
+            likely = _likely(sample, builder, {SCORED[text]: inputs}, likelihood_of)
         except SampleError as error:
             yield quarantined(source_row, error, sample.sample_id)
         else:
-            yield Prepared(sample.sample_id, source_row, sample.quality, inputs)
+            yield Prepared(sample.sample_id, source_row, sample.quality, inputs, likely)
+
+
+def _likely(
+    sample: Sample, builder: InputBuilder, built: dict[Likely | None, ModelInputs], likelihood_of: Sequence[Likely]
+) -> dict[Likely, ModelInputs]:
+    """The texts whose likelihood is needed, but for one that is built already."""
+    found: dict[Likely, ModelInputs] = {}
+    responses: dict[Likely, str] = {"chosen": sample.chosen, "rejected": sample.rejected}
+    for name, response in responses.items():
+        if name in likelihood_of and name not in built:
+            found[name] = builder.build(sample.image, sample.question, response)
+    if "alone" in likelihood_of:
+        found["alone"] = response_alone({**built, **found}["chosen"], builder)
+    return found
+
+
+def response_alone(inputs: ModelInputs, builder: InputBuilder) -> ModelInputs:
+    """The tokens of a conversation's response after BOS, or after EOS where the tokenizer has no BOS."""
+    first = builder.eos_token_id if builder.bos_token_id is None else builder.bos_token_id
+    assert first is not None, "a tokenizer that can neither begin nor end a sequence"
+    ids = torch.cat([torch.tensor([first]), inputs.input_ids[len(inputs.input_ids) - inputs.n_response :]])
+    return ModelInputs(ids, torch.zeros_like(ids, dtype=torch.bool), {}, inputs.n_response)
 
 
 def padded_tokens(batch: Sequence[Prepared]) -> int:

@@ -1,6 +1,7 @@
 """One process's scoring: batches of inputs in, scored samples out."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,11 +13,11 @@ from curate.manifest.rows import QuarantineRow, ScoredRow
 from curate.metrics import METRICS
 from curate.metrics.activity import measure_activity
 from curate.metrics.cosine import contributions
-from curate.metrics.metric import Evidence
-from curate.models.family import CutModel
+from curate.metrics.metric import Evidence, Likely
+from curate.models.family import CutModel, Read, Reading
 from curate.sae.dictionary import Dictionary
 from curate.scoring.parameters import ScoringParameters
-from curate.scoring.prepare import Prepared, quarantined
+from curate.scoring.prepare import SCORED, Prepared, quarantined
 
 # Activations held at once: chunk tokens × d_sae. 64 MiB in float32, whatever the sample and the dictionary.
 CHUNK_ELEMENTS = 2**24
@@ -30,24 +31,52 @@ def token_chunks(n_tokens: int, d_sae: int) -> Iterator[slice]:
 
 @dataclass(frozen=True)
 class Scorer:
-    """A cut model with its dictionary.
+    """A model with its dictionary.
 
     Attributes:
+        model: None where `whole` is given.
         weights: feature weights on the model's device; None if no metric needs them.
+        whole: the whole model, in place of `model`, where a metric needs likelihood.
     """
 
-    model: CutModel
+    model: CutModel | None
     dictionary: Dictionary
     parameters: ScoringParameters
     weights: Float[Tensor, " d_sae"] | None
+    whole: Read | None = None
 
     @torch.inference_mode()
     def score(self, batch: Sequence[Prepared]) -> list[ScoredRow | QuarantineRow]:
-        """One forward pass; a sample whose hidden states are not finite is quarantined, the others are not."""
-        hidden_states = self.model.hidden_states([sample.inputs for sample in batch])
-        return [self._score_sample(sample, hidden) for sample, hidden in zip(batch, hidden_states, strict=True)]
+        """One forward pass, and one for each other text whose likelihood is needed.
 
-    def _score_sample(self, sample: Prepared, hidden: Float[Tensor, "tokens d_model"]) -> ScoredRow | QuarantineRow:
+        A sample whose hidden states are not finite is quarantined, the others are not.
+        """
+        inputs = [sample.inputs for sample in batch]
+        if self.whole is None:
+            assert self.model is not None, "a scorer without a model"
+            hidden_states, likelihoods = self.model.hidden_states(inputs), [{} for _ in batch]
+        else:
+            readings = self.whole(inputs)
+            hidden_states = [reading.hidden for reading in readings]
+            likelihoods = self._likelihoods(self.whole, batch, readings)
+        return [self._score_sample(*each) for each in zip(batch, hidden_states, likelihoods, strict=True)]
+
+    def _likelihoods(
+        self, whole: Read, batch: Sequence[Prepared], readings: Sequence[Reading]
+    ) -> list[dict[Likely, float]]:
+        """Of each sample, the mean log-probabilities that the metrics need; the scored text's are in its reading."""
+        found: list[dict[Likely, float]] = [{} for _ in batch]
+        for name in self.parameters.likelihood_of:
+            scored = name == SCORED[self.parameters.text]
+            for likelihood, reading in zip(
+                found, readings if scored else whole([sample.likely[name] for sample in batch]), strict=True
+            ):
+                likelihood[name] = float(reading.log_probabilities.double().mean())
+        return found
+
+    def _score_sample(
+        self, sample: Prepared, hidden: Float[Tensor, "tokens d_model"], likelihood: Mapping[Likely, float]
+    ) -> ScoredRow | QuarantineRow:
         if not bool(hidden.isfinite().all()):
             return quarantined(
                 sample.source_row, NonFinite("hidden states are NaN or infinite at the hook layer"), sample.sample_id
@@ -77,8 +106,14 @@ class Scorer:
         near = torch.minimum((activity.text - bound).abs(), (activity.image - bound).abs()).min() < noise
         # Where a feature jumps from zero to any height, a switch may carry it over delta.
         jumps = self.dictionary.architecture in ("topk", "gated") and near_switch > 0
-        evidence = Evidence(sample.sample_id, activity, self.weights, self.parameters)
+        n_image = int(sample.inputs.is_image.sum())
+        n_text = len(hidden) - n_image
+        evidence = Evidence(sample.sample_id, activity, n_text, self.weights, likelihood, self.parameters)
         scores = {name: METRICS[name].score(evidence) for name in self.parameters.metrics}
+        if bad := [name for name, score in scores.items() if not math.isfinite(score)]:
+            return quarantined(
+                sample.source_row, NonFinite(f"{', '.join(bad)} of the sample is NaN or infinite"), sample.sample_id
+            )
         top: list[tuple[int, float]] = []
         if "cosine" in scores:
             added = contributions(evidence)
@@ -86,13 +121,12 @@ class Scorer:
             values, features = added.sort(descending=True, stable=True)
             listed = (values != 0).nonzero().flatten()[: self.parameters.top_features]
             top = list(zip(features[listed].tolist(), values[listed].tolist(), strict=True))
-        n_image = int(sample.inputs.is_image.sum())
         return ScoredRow(
             sample_id=sample.sample_id,
             source_row=sample.source_row,
             quality=sample.quality,
             scores=scores,
-            n_text_tokens=len(hidden) - n_image,
+            n_text_tokens=n_text,
             n_image_tokens=n_image,
             top_features=top,
             near_delta=bool(near) or jumps,

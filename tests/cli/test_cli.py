@@ -266,7 +266,10 @@ def test_lists_are_readable_by_machines(tmp_path):
     names = [entry["name"] for entry in json.loads(curate("datasets", "--json", cwd=tmp_path).stdout)]
     assert names == ["demo", "align-anything", "rlaif-v", "spa-vl", "obelics", "the-pile"]
     metrics = json.loads(curate("metrics", "--json", cwd=tmp_path).stdout)
-    assert [metric["name"] for metric in metrics] == ["cosine", "cooccurrence", "l0", "random"]
+    assert [metric["name"] for metric in metrics] == [
+        *("cosine", "cooccurrence", "l0", "random"),
+        *("ifd", "margin", "length", "loglik"),
+    ]
     for verb, entries in (("datasets", names), ("metrics", [metric["name"] for metric in metrics])):
         lines = curate(verb, cwd=tmp_path).stdout.splitlines()
         assert [line.split()[0] for line in lines[: len(entries)]] == entries

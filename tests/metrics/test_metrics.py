@@ -41,7 +41,7 @@ def test_metrics_equal_the_oracle_however_tokens_are_chunked(sample, chunk, delt
     z, is_image = sample
     feature_weights_ = np.linspace(-1, 1, z.shape[1])
     parameters = MetricParameters(delta=delta, cosine_over=over)
-    evidence = Evidence("id", measured(z, is_image, chunk), torch.from_numpy(feature_weights_), parameters)
+    evidence = Evidence("id", measured(z, is_image, chunk), 0, torch.from_numpy(feature_weights_), {}, parameters)
     features = oracle.cooccurring(z, is_image, delta) if over == "cooccurring" else oracle.active(z, delta)
     assert METRICS["l0"].score(evidence) == pytest.approx(oracle.l0(z), rel=1e-6)
     assert METRICS["cooccurrence"].score(evidence) == len(oracle.cooccurring(z, is_image, delta))
@@ -105,7 +105,7 @@ def test_merged_rule_drops_a_feature_whose_image_tokens_are_not_among_the_30_str
 def test_random_depends_on_seed_and_id_alone_and_is_uniform():
     def score(sample_id: str, seed: int, value: float) -> float:
         activity = measured(np.full((2, 3), value, np.float32), np.array([True, False]), 2)
-        return METRICS["random"].score(Evidence(sample_id, activity, None, MetricParameters(seed=seed)))
+        return METRICS["random"].score(Evidence(sample_id, activity, 0, None, {}, MetricParameters(seed=seed)))
 
     assert score("a", 0, 1.0) == score("a", 0, 2.0)
     assert len({score("a", 0, 1.0), score("a", 1, 1.0), score("b", 0, 1.0)}) == 3
@@ -122,6 +122,20 @@ def test_a_sample_without_tokens_is_refused():
 
 
 def test_a_sample_of_one_token_scores_zero_l0():
-    evidence = Evidence("id", measured(np.ones((1, 3), np.float32), np.array([False]), 1), None, MetricParameters())
+    activity = measured(np.ones((1, 3), np.float32), np.array([False]), 1)
+    evidence = Evidence("id", activity, 1, None, {}, MetricParameters())
     assert METRICS["l0"].score(evidence) == 0
     assert math.isfinite(METRICS["l0"].score(evidence))
+
+
+def test_metrics_of_likelihood_are_the_ratios_and_differences_that_they_say():
+    activity = measured(np.ones((1, 3), np.float32), np.array([False]), 1)
+
+    def scores(**likelihood) -> dict[str, float]:
+        evidence = Evidence("id", activity, 7, None, likelihood, MetricParameters())
+        return {name: METRICS[name].score(evidence) for name in ("ifd", "margin", "loglik", "length")}
+
+    found = scores(chosen=-0.5, rejected=-2.0, alone=-4.0)
+    assert found == {"ifd": 0.125, "margin": 1.5, "loglik": -0.5, "length": 7.0}
+    assert scores(chosen=-0.5, rejected=-2.0, alone=0.0)["ifd"] == math.inf
+    assert {text for metric in METRICS.values() for text in metric.likelihood_of} == {"chosen", "rejected", "alone"}

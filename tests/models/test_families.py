@@ -3,6 +3,7 @@
 import random
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -377,3 +378,45 @@ def test_an_unknown_type_is_refused_with_those_that_are_known(tmp_path):
     known = "llava_next, llava, chameleon, mistral, llama, gemma, gemma2, qwen2, gpt_neox"
     with pytest.raises(ConfigurationError, match=f"its type is bert; these are known: {known}"):
         inspect_model(str(tmp_path))
+
+
+def test_a_response_follows_its_prompt_and_its_likelihood_is_that_of_the_whole_model(seeing):
+    model = seeing
+    said = [("What is this?", "Noise, and a long answer about it."), ("Why?", "No."), ("And that?", "Red or blue")]
+    inputs = [model.builder.build(picture(64, 48, n), *each) for n, each in enumerate(said)]
+    prompts = [model.builder.build_prompt(picture(64, 48, n), question) for n, (question, _) in enumerate(said)]
+    whole = model.family.load_whole(model.info, torch.float32, "cpu")
+    cut = model.family.load_model(model.info, 1, torch.float32, "cpu").hidden_states(inputs)
+    readings = whole.read(inputs, 1)
+    for each, prompt, (_, response), hidden, reading in zip(inputs, prompts, said, cut, readings, strict=True):
+        length, start = len(each.input_ids), len(each.input_ids) - each.n_response
+        assert prompt.n_response == 0
+        assert each.input_ids[:start].tolist() == prompt.input_ids[:start].tolist()
+        assert start >= len(prompt.input_ids) - 1  # the template's last character may join the response's first token
+        assert response in model.builder.decode(each.input_ids[start:])
+        assert torch.equal(reading.hidden, hidden)
+        logits = model.run(each)[0].logits[0].double()
+        expected = [logits[at - 1].log_softmax(-1)[each.input_ids[at]].item() for at in range(start, length)]
+        assert reading.log_probabilities.tolist() == pytest.approx(expected, abs=2e-5)
+
+
+def test_answers_are_the_likeliest_tokens_one_after_another_whatever_the_batch(seeing):
+    model = seeing
+    whole = model.family.load_whole(model.info, torch.float32, "cpu")
+    prompts = [
+        model.builder.build_prompt(picture(*size, 7), question)
+        for size, question in (((64, 48), "What is this, and what stands beside it?"), ((30, 60), "Why?"))
+    ]
+    end = model.whole.generation_config.eos_token_id
+    end = model.whole.config.get_text_config().eos_token_id if end is None else end
+    answers = whole.generate(prompts, 6)
+    for prompt, answer in zip(prompts, answers, strict=True):
+        ids, expected = prompt.input_ids, []
+        for _ in range(6):
+            token = int(model.run(replace(prompt, input_ids=ids))[0].logits[0, -1].argmax())
+            if token == end:
+                break
+            expected.append(token)
+            ids = torch.cat([ids, torch.tensor([token])])
+        assert answer.tolist() == expected
+    assert any(len(answer) for answer in answers)

@@ -12,7 +12,7 @@ from curate.datasets import DatasetSpec
 from curate.errors import ConfigurationError, RunStopped
 from curate.manifest.record import MANIFEST, QUARANTINE, read_record
 from curate.manifest.verify import verify_run
-from curate.metrics import METRICS
+from curate.metrics import DEFAULT_METRICS
 from curate.models import ModelSpec
 from curate.pipeline.job import ScoreJob
 from curate.pipeline.score import score
@@ -91,7 +91,7 @@ def test_actors_and_batch_budget_change_no_score_and_no_rank(demo_run, tmp_path,
     assert list(one.sample_id) == list(other.sample_id)
     exempt = one.near_delta | other.near_delta
     assert exempt.mean() < 0.01
-    for metric in METRICS:
+    for metric in DEFAULT_METRICS:
         noisy = (one.near_switch > 0) | (other.near_switch > 0) if metric == "l0" else exempt
         np.testing.assert_allclose(one[metric][~noisy], other[metric][~noisy], atol=1e-5, rtol=0)
     # Ranks may differ only between samples whose scores do not.

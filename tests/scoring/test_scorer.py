@@ -1,15 +1,21 @@
 """Scores of real inputs against the brute-force oracle, and against themselves in other batches."""
 
 import random
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from transformers import LlavaNextForConditionalGeneration
 
 from curate import demo
+from curate.datasets import DatasetSpec, open_dataset
 from curate.manifest.rows import QuarantineRow, ScoredRow
+from curate.models import inspect_model
+from curate.models.family import Reading
+from curate.pipeline.transport import pack, unpack
 from curate.scoring.parameters import ScoringParameters
-from curate.scoring.prepare import Prepared, token_batches
+from curate.scoring.prepare import Prepared, prepare, token_batches
 from curate.scoring.scorer import Scorer
 from curate.scoring.weights_pass import WeightsPass
 from tests import oracle
@@ -171,3 +177,55 @@ def test_batches_keep_the_budget_and_the_order(demo_prepared):
         for batch in batches:
             longest = max(len(sample.inputs.input_ids) for sample in batch)
             assert len(batch) == 1 or longest * len(batch) <= budget
+
+
+def test_metrics_of_likelihood_equal_the_whole_models_losses_and_change_nothing_else(
+    demo_builder, demo_cut, demo_dictionary
+):
+    """In a batch of several, through a packed batch, against transformers' own logits of each text alone."""
+    dataset = open_dataset(DatasetSpec(limit=24))
+    names = ("cosine", "l0", "ifd", "margin", "loglik", "length")
+    settings = ScoringParameters(hook_layer=demo.HOOK_LAYER, metrics=names)
+    prepared = list(prepare(dataset.samples(range(24)), demo_builder, settings.text, settings.likelihood_of))
+    info = inspect_model(str(demo.MODEL))
+    read = partial(info.family.load_whole(info, torch.float32, "cpu").read, hook_layer=demo.HOOK_LAYER)
+    weights = weights_of(prepared, demo_cut, demo_dictionary, settings).weight
+    scorer = Scorer(None, demo_dictionary, settings, weights, read)
+    rows = [row for batch in token_batches(prepared, 2000) for row in scorer.score(unpack(pack(batch)))]
+    lower = Scorer(demo_cut, demo_dictionary, settings.model_copy(update={"metrics": ("cosine", "l0")}), weights)
+    whole = LlavaNextForConditionalGeneration.from_pretrained(demo.MODEL, dtype=torch.float32).eval()
+
+    def loss(ids: torch.Tensor, n: int, tensors) -> float:
+        labels = ids.clone()
+        labels[: len(ids) - n] = -100
+        with torch.no_grad():
+            return whole(input_ids=ids[None], labels=labels[None], **tensors).loss.item()
+
+    bare = [row for batch in token_batches(prepared, 2000) for row in lower.score(batch)]
+    for row, below, (_, sample) in zip(rows, bare, dataset.samples(range(24)), strict=True):
+        chosen, rejected = (
+            demo_builder.build(sample.image, sample.question, response) for response in (sample.chosen, sample.rejected)
+        )
+        said = chosen.input_ids[-chosen.n_response :]
+        assert demo_builder.decode(said) == sample.chosen
+        with_image = loss(chosen.input_ids, chosen.n_response, chosen.tensors)
+        alone = loss(torch.cat([torch.tensor([demo_builder.bos_token_id]), said]), len(said), {})
+        other = loss(rejected.input_ids, rejected.n_response, rejected.tensors)
+        assert row.scores["loglik"] == pytest.approx(-with_image, abs=1e-5)
+        assert row.scores["ifd"] == pytest.approx(with_image / alone, abs=1e-5)
+        assert row.scores["margin"] == pytest.approx(other - with_image, abs=1e-5)
+        assert row.scores["length"] == row.n_text_tokens == below.n_text_tokens
+        assert {name: row.scores[name] for name in ("cosine", "l0")} == below.scores
+
+
+def test_a_likelihood_that_is_not_finite_quarantines_its_sample_alone(demo_prepared, demo_cut, demo_dictionary):
+    def read(batch):
+        return [
+            Reading(hidden, torch.full((3,), float("-inf") if inputs is demo_prepared[1].inputs else -1.0))
+            for inputs, hidden in zip(batch, demo_cut.hidden_states(batch), strict=True)
+        ]
+
+    settings = ScoringParameters(hook_layer=demo.HOOK_LAYER, metrics=("loglik",))
+    rows = Scorer(None, demo_dictionary, settings, None, read).score(demo_prepared[:3])
+    assert [type(row) for row in rows] == [ScoredRow, QuarantineRow, ScoredRow]
+    assert "loglik" in rows[1].reason
