@@ -1,4 +1,4 @@
-.PHONY: demo test test-slow test-faults lint format types bench generated
+.PHONY: demo demo-sweep test test-slow test-faults lint format types bench generated
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -14,6 +14,9 @@ demo: $(READY)  ## set up, then score the embedded demo data
 	$(BIN)/curate score --output runs/demo --overwrite
 	$(BIN)/curate show runs/demo --top 5 --bottom 5
 	@echo "manifest: runs/demo/manifest.parquet"
+
+demo-sweep: $(READY)  ## set up, then train on parts of the demo data by five metrics: an hour on two cores; goes on where it was cut off
+	$(BIN)/curate sweep --output runs/demo-sweep
 
 test: $(READY)  ## set up, then run the tests
 	$(BIN)/python -m pytest

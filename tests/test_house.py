@@ -16,7 +16,9 @@ PACKAGE = ROOT / "curate"
 FLOORS = [
     {"cli"},
     {"jobs"},
-    {"pipeline", "experiments"},
+    {"experiments"},
+    {"training", "evaluation"},
+    {"pipeline"},
     {"harvest"},
     {"scoring"},
     {"demo"},

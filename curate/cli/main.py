@@ -11,9 +11,11 @@ from typer.exceptions import TyperException
 
 from curate import __version__
 from curate.cli import (
+    calibrate,
     datasets,
     demo,
     doctor,
+    evaluate,
     jobs,
     logs,
     metrics,
@@ -27,6 +29,8 @@ from curate.cli import (
     status,
     stop,
     submit,
+    sweep,
+    train,
     verify,
 )
 from curate.errors import ConfigurationError, CurateError, Terminated, first_line
@@ -88,6 +92,10 @@ app.command("logs")(logs.logs)
 app.command("stop")(stop.stop)
 app.command("datasets")(datasets.datasets)
 app.command("metrics")(metrics.metrics)
+app.command("calibrate")(calibrate.calibrate)
+app.command("sweep")(sweep.sweep)
+app.add_typer(train.app, name="train")
+app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(sae.app, name="sae")
 app.add_typer(demo.app, name="demo")
 
@@ -132,15 +140,19 @@ def configured(group: Any, files: list[Path]) -> dict[str, Any]:
 
 
 def _merge(merged: dict[str, Any], group: Any, content: dict[str, Any], path: str, above: str) -> None:
-    """Take in a table of verbs; those of a group, such as `[sae.train]`, are tables inside its table."""
+    """Take in a table of verbs; those of a group, such as `[sae.train]`, are tables inside its table.
+
+    A group that does work itself, such as `[evaluate]`, has its own options beside them.
+    """
     for verb, options in content.items():
         command = group.commands.get(verb)
         name = f"{above}{verb}"
         if command is None or not isinstance(options, dict):
             raise ConfigurationError(f"{path}: [{name}] is not a verb; there are: {', '.join(group.commands)}")
         if hasattr(command, "commands"):
-            _merge(merged.setdefault(verb, {}), command, options, path, f"{name}.")
-            continue
+            inner = {key: value for key, value in options.items() if key in command.commands or not command.params}
+            _merge(merged.setdefault(verb, {}), command, inner, path, f"{name}.")
+            options = {key: value for key, value in options.items() if key not in inner}
         known = [parameter.name for parameter in command.params]
         for option, value in options.items():
             field = option.replace("-", "_")

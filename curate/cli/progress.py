@@ -19,10 +19,21 @@ TITLES = {
     "check": "shards checked",
     "weights": "feature weights",
     "score": "scores",
+    "samples": "samples read",
     "train": "training steps",
     "evaluate": "rows judged",
+    "answers": "questions answered",
+    "sweep": "trainings and evaluations",
+    "reviews": "answers judged",
 }
-UNITS = {"train": "steps", "evaluate": "rows"}
+UNITS = {
+    "samples": "samples",
+    "train": "steps",
+    "evaluate": "rows",
+    "answers": "questions",
+    "reviews": "reviews",
+    "sweep": "tasks",
+}
 
 
 class Rates:
@@ -33,6 +44,8 @@ class Rates:
 
     def of(self, step: "Step") -> str:
         now = time.monotonic()
+        if step.stage in self._first and step.done < self._first[step.stage][1]:
+            del self._first[step.stage]  # another run's stage of this name begins
         start, done, tokens = self._first.setdefault(step.stage, (now, step.done, step.tokens))
         if step.done == done:
             return "starting workers" if done == 0 and step.stage not in ("check", *UNITS) else ""

@@ -37,7 +37,8 @@ def run(
 
 def run_job(job: Any, json: bool = False) -> None:
     """Run a job of one stage as its verb does."""
-    from curate.cli import retry, sae_evaluate, sae_train, score, select
+    from curate.cli import calibrate, evaluate, retry, sae_evaluate, sae_train, score, select, sweep, train
 
     runners = {"score": score, "select": select, "retry": retry, "sae-train": sae_train, "sae-evaluate": sae_evaluate}
+    runners |= {"train": train, "evaluate": evaluate, "sweep": sweep, "calibrate": calibrate}
     runners[job.kind].run_job(job, json)

@@ -204,7 +204,7 @@ def score(
             raise ConfigurationError("--resume names the run folder, and keeps it: leave out --output and --overwrite")
         arguments = stored_arguments(resume, {name: value for name, value in options.items() if typed(ctx, name)})
     else:
-        arguments = _arguments(_completed(ctx, options))
+        arguments = job_arguments(_completed(ctx, options))
     try:
         job = ScoreJob.model_validate(arguments)
     except ValidationError as error:
@@ -254,7 +254,7 @@ _PLACES: dict[str, tuple[tuple[str, str], ...]] = {
 }
 
 
-def _arguments(options: dict[str, Any], base: dict[str, Any] | None = None) -> dict[str, Any]:
+def job_arguments(options: dict[str, Any], base: dict[str, Any] | None = None) -> dict[str, Any]:
     """Options as a job's arguments, over those of another job."""
     arguments = dict(base or {})
     for name, value in options.items():
@@ -282,7 +282,7 @@ def stored_arguments(run: Any, options: dict[str, Any]) -> dict[str, Any]:
     begun = read_inputs(run)
     if begun is None:
         raise ConfigurationError(f"{run} is not a run folder: there is nothing to go on with")
-    return {**_arguments(options, begun.arguments), "output": str(run)}
+    return {**job_arguments(options, begun.arguments), "output": str(run)}
 
 
 def _completed(ctx: typer.Context, options: dict[str, Any]) -> dict[str, Any]:

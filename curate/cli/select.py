@@ -25,6 +25,9 @@ def select(
     by: Annotated[
         str | None, typer.Option(help="Any metric that the run computed; by default the one it is ranked by.")
     ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="With --by random: another draw than the run's.", show_default=False)
+    ] = None,
     output: Annotated[
         Any,
         typer.Option(
@@ -45,7 +48,7 @@ def select(
 
     written = None if output is None else str(output)
     try:
-        job = SelectJob(run=str(run), by=by, ratio=ratio, top=top, min_score=min_score, output=written)
+        job = SelectJob(run=str(run), by=by, seed=seed, ratio=ratio, top=top, min_score=min_score, output=written)
     except ValidationError as error:
         raise option_error(error) from error
     if not only_described(job, print_job, dry_run, json):

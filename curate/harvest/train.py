@@ -166,7 +166,7 @@ class _Training:
         generator = torch.Generator().manual_seed(p.seed)
         self.buffer = MixingBuffer(size, p.train_batch_size_tokens, generator)
         self.state = restored(output / CHECKPOINT, self.trainer, self.buffer)
-        _take_back(output / CURVE, self.trainer.n_training_steps)
+        take_back(output / CURVE, self.trainer.n_training_steps)
 
     def run(self, chunks_from: ChunksFrom, report: Callable[[Step], None], log: Log) -> list[type[KeyboardInterrupt]]:
         """Train to the last step; returns the signal that came during it, if one did."""
@@ -175,7 +175,7 @@ class _Training:
         report(Step(trainer.n_training_steps, p.steps, trainer.n_training_samples, state.figures))
         curve_file = (self.output / CURVE).open("a", encoding="utf-8")
         # Workers end with the source: here, and not whenever its frame is forgotten.
-        with _signals_between_steps() as stop, curve_file as curve, closing(source):
+        with signals_between_steps() as stop, curve_file as curve, closing(source):
             while trainer.n_training_steps < p.steps:
                 if stop:
                     self._save()
@@ -310,7 +310,7 @@ def _opened_late(chunks_from: ChunksFrom, state: State) -> Generator[Chunk]:
     yield from chunks_from(state.place)
 
 
-def _take_back(curve: Path, steps: int) -> None:
+def take_back(curve: Path, steps: int) -> None:
     """Remove the lines of steps after these, and the one that a killed process left half written."""
     kept = []
     for line in curve.read_text(encoding="utf-8").splitlines() if curve.exists() else ():
@@ -321,7 +321,7 @@ def _take_back(curve: Path, steps: int) -> None:
 
 
 @contextmanager
-def _signals_between_steps() -> Iterator[list[type[KeyboardInterrupt]]]:
+def signals_between_steps() -> Iterator[list[type[KeyboardInterrupt]]]:
     """A list that a first Ctrl-C or SIGTERM is noted in, so that no step is torn; a second one interrupts at once."""
     noted: list[type[KeyboardInterrupt]] = []
     if threading.current_thread() is not threading.main_thread():

@@ -6,6 +6,13 @@ from dataclasses import replace
 from pydantic import ValidationError
 
 from curate.errors import ConfigurationError, first_line
+from curate.evaluation.job import EvaluateJob, Generation
+from curate.evaluation.job import EvaluatePlan as BenchPlan
+from curate.evaluation.job import plan as plan_bench
+from curate.experiments.calibrate import CalibrateJob, CalibratePlan
+from curate.experiments.calibrate import plan as plan_calibration
+from curate.experiments.sweep_job import SweepJob, SweepPlan, n_trainings
+from curate.experiments.sweep_job import plan as plan_sweep
 from curate.harvest.evaluate_job import EvaluatePlan, SAEEvaluateJob
 from curate.harvest.evaluate_job import plan as plan_evaluation
 from curate.harvest.job import SAETrainJob, TrainPlan
@@ -19,6 +26,9 @@ from curate.pipeline.preflight import Finding, storage, tried
 from curate.pipeline.preflight import examine as examine_score
 from curate.pipeline.retry import RetryJob, score_job
 from curate.storage import location
+from curate.training.job import TrainJob
+from curate.training.job import TrainPlan as TuningPlan
+from curate.training.job import plan as plan_tuning
 
 
 def examine(job: Job, price: float | None = None, overwrite: bool = False) -> Iterator[Finding]:
@@ -39,6 +49,14 @@ def examine(job: Job, price: float | None = None, overwrite: bool = False) -> It
             yield from _sae_train(job)
         case SAEEvaluateJob():
             yield from tried("evaluation", lambda: plan_evaluation(job.absolute()), _judged)
+        case TrainJob():
+            yield from tried("training", lambda: plan_tuning(job), _tuned)
+        case EvaluateJob():
+            yield from tried("evaluation", lambda: plan_bench(job), _evaluated)
+        case SweepJob():
+            yield from tried("sweep", lambda: plan_sweep(job), _swept)
+        case CalibrateJob():
+            yield from tried("calibration", lambda: plan_calibration(job), _calibrated)
         case PipelineJob():
             for name in job.order():
                 for finding in _stage(job, name, price):
@@ -86,9 +104,44 @@ def _trained(plan: TrainPlan) -> str:
     )
 
 
+def _tuned(plan: TuningPlan) -> str:
+    job = plan.job
+    return (
+        f"would train {plan.model.name} by {job.method} on {plan.rows.num_rows:,} samples, the best of "
+        f"{plan.selection.scored:,} by {plan.selection.rule}, on {plan.device}"
+    )
+
+
+def _evaluated(plan: BenchPlan) -> str:
+    job, n = plan.job, len(plan.bench.questions)
+    whose = plan.candidate.model.name if isinstance(plan.candidate, Generation) else job.answers
+    return (
+        f"would judge answers of {whose} to {n:,} questions of {job.bench} by {job.judge.model or 'rules'}, in "
+        f"{n * len(job.judge.orders):,} reviews"
+    )
+
+
+def _swept(plan: SweepPlan) -> str:
+    job, (trainings, on_all) = plan.job, n_trainings(plan.job)
+    cells = len(job.methods) * job.seeds * len(job.metrics) * len(job.ratios)
+    return (
+        f"would train {trainings:,} times at most, for {cells:,} cells ({', '.join(job.methods)} × {len(job.metrics)} "
+        f"metrics × {len(job.ratios)} ratios × {job.seeds} seeds): {on_all:,} on all data, which every metric shares, "
+        f"and fewer where selections keep the same samples; and evaluate {trainings + 1:,} models, the base among them"
+    )
+
+
 def _judged(plan: EvaluatePlan) -> str:
     models = ", ".join(model.name for model in plan.job.models)
     return f"would judge {', '.join(plan.job.saes)} on {models}, with {len(plan.corpus):,} rows of {plan.corpus.name}"
+
+
+def _calibrated(plan: CalibratePlan) -> str:
+    job, n = plan.job, min(plan.job.samples, len(plan.dataset))
+    return (
+        f"would score {n:,} samples of {plan.dataset.name} and {n * len(job.damages):,} damaged copies by "
+        f"{', '.join(job.score.parameters.metrics)}"
+    )
 
 
 def _stage(pipeline: PipelineJob, name: str, price: float | None) -> Iterator[Finding]:
@@ -102,6 +155,9 @@ def _stage(pipeline: PipelineJob, name: str, price: float | None) -> Iterator[Fi
             yield Finding("selection", "fail", f"by: {stage.by}: the run will have {', '.join(metrics)}")
         else:
             yield Finding("selection", "ok", f"by {stage.by or metrics[0]}, once {stage.run} is there")
+        return
+    if isinstance(stage, EvaluateJob) and stage.model and runs and not location(stage.model.name).exists():
+        yield Finding("evaluation", "ok", f"of {stage.model.name}, once it is there")
         return
     if isinstance(stage, ScoreJob) and to_come:
         stage = stage.model_copy(update={"weights": None})  # there are none yet to look at

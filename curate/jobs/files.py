@@ -8,14 +8,29 @@ import yaml
 from pydantic import ValidationError
 
 from curate.errors import ConfigurationError, first_line
+from curate.evaluation.job import EvaluateJob
+from curate.experiments.calibrate import CalibrateJob
+from curate.experiments.sweep_job import SweepJob
 from curate.harvest.evaluate_job import SAEEvaluateJob
 from curate.harvest.job import SAETrainJob
 from curate.jobs.pipeline import STAGE_KINDS, PipelineJob
 from curate.manifest.select import SelectJob
 from curate.pipeline.job import ScoreJob
 from curate.pipeline.retry import RetryJob
+from curate.training.job import TrainJob
 
-Job = ScoreJob | SelectJob | RetryJob | SAETrainJob | SAEEvaluateJob | PipelineJob
+Job = (
+    ScoreJob
+    | SelectJob
+    | RetryJob
+    | SAETrainJob
+    | SAEEvaluateJob
+    | TrainJob
+    | EvaluateJob
+    | SweepJob
+    | CalibrateJob
+    | PipelineJob
+)
 # A verb that does work adds its job here, and to the stages of a pipeline if others can take its output.
 KINDS: dict[str, type[Job]] = {
     "score": ScoreJob,
@@ -23,6 +38,10 @@ KINDS: dict[str, type[Job]] = {
     "retry": RetryJob,
     "sae-train": SAETrainJob,
     "sae-evaluate": SAEEvaluateJob,
+    "train": TrainJob,
+    "evaluate": EvaluateJob,
+    "sweep": SweepJob,
+    "calibrate": CalibrateJob,
     "pipeline": PipelineJob,
 }
 SCHEMAS = Path(__file__).parent.parent.resolve() / "schemas"

@@ -6,11 +6,13 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from curate.evaluation.job import EvaluateJob
 from curate.harvest.job import SAETrainJob
 from curate.manifest.select import SelectJob
 from curate.pipeline.job import ScoreJob
+from curate.training.job import TrainJob
 
-Stage = Annotated[ScoreJob | SelectJob | SAETrainJob, Field(discriminator="kind")]
+Stage = Annotated[ScoreJob | SelectJob | SAETrainJob | TrainJob | EvaluateJob, Field(discriminator="kind")]
 STAGE_KINDS = [stage.model_fields["kind"].default for stage in get_args(get_args(Stage)[0])]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][\w-]*$")]
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")

@@ -1,17 +1,17 @@
 """The kept fraction of a run: its best rows by a rule, with the run's hash, so that training can trust it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from tempfile import gettempdir
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from upath import UPath
 
-from curate.errors import ConfigurationError, DataError
+from curate.errors import ConfigurationError, DataError, first_line
 from curate.fingerprint import file_sha256
 from curate.manifest.atomic import LITTER, write_batches, write_text
 from curate.manifest.rank import rank_order, with_rank
@@ -19,10 +19,12 @@ from curate.manifest.record import MANIFEST, RunRecord, read_record
 from curate.manifest.rows import scored_schema
 from curate.manifest.sort import sorted_rows
 from curate.manifest.verify import read_tables
+from curate.sample import draw
 from curate.storage import Location, absolute, location, remove
 
 SELECTION, SELECTION_FILE = "selection.parquet", "selection.json"
 _OWN = {SELECTION, SELECTION_FILE}
+RANDOM = "random"
 SELECTION_SCHEMA = pa.schema(
     [
         pa.field("rank", pa.int64()),
@@ -56,6 +58,7 @@ class SelectJob(_Kept):
     kind: Literal["select"] = "select"
     run: Location = Field(description="the run folder, or its URL")
     by: str | None = Field(default=None, description="a metric that the run computed; by default the one ranked by")
+    seed: int | None = Field(default=None, description="with by: random, of a draw other than the run's own")
     output: Location | None = Field(default=None, description="the folder to write; by default one inside the run")
 
     def absolute(self) -> "SelectJob":
@@ -67,11 +70,13 @@ class Rule(_Kept):
     """Which rows are kept, on one metric."""
 
     by: str
+    seed: int | None = Field(default=None, description="of a draw by random other than the run's own")
 
     def __str__(self) -> str:
+        by = self.by if self.seed is None else f"{self.by}-seed-{self.seed}"
         if self.ratio is not None:
-            return f"{self.by}-ratio-{self.ratio}"
-        return f"{self.by}-top-{self.top}" if self.top is not None else f"{self.by}-min-score-{self.min_score}"
+            return f"{by}-ratio-{self.ratio}"
+        return f"{by}-top-{self.top}" if self.top is not None else f"{by}-min-score-{self.min_score}"
 
 
 class SelectionRecord(BaseModel):
@@ -81,6 +86,7 @@ class SelectionRecord(BaseModel):
 
     schema_version: Literal[1] = 1
     package_version: str
+    run: str = Field(description="the run folder, or its URL, at the time")
     run_hash: str = Field(description="sha256 of the manifest that was selected from")
     run_status: str = Field(description="a stopped run's manifest holds only a part of the data")
     rule: Rule
@@ -130,6 +136,17 @@ def _columns(metric: str) -> pa.Schema:
     return pa.schema([schema.field(name) for name in ("sample_id", "source_row", metric)])
 
 
+def _scored(run: UPath, rule: Rule, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """These columns of the run's rows, with the rule's own draw in place of the run's."""
+    if rule.seed is None:
+        yield from read_tables(run, MANIFEST, list(columns))
+        return
+    for rows in read_tables(run, MANIFEST, list(dict.fromkeys([*columns, "sample_id"]))):
+        drawn = [draw(rule.seed, sample_id) for sample_id in rows["sample_id"].to_pylist()]
+        at = rows.schema.get_field_index(rule.by)
+        yield rows.set_column(at, rows.schema.field(at), pa.array(drawn, pa.float64()))
+
+
 @dataclass(frozen=True)
 class Choice:
     """What a selection is: from which run, by which rule, how many rows, into which folder."""
@@ -150,12 +167,15 @@ def choose(job: SelectJob) -> Choice:
     """
     run = location(job.run)
     record = read_record(run)
-    rule = Rule(by=job.by or record.metrics[0], ratio=job.ratio, top=job.top, min_score=job.min_score)
+    by = job.by or record.metrics[0]
+    rule = Rule(by=by, seed=job.seed, ratio=job.ratio, top=job.top, min_score=job.min_score)
     if rule.by not in record.metrics:
         raise ConfigurationError(f"--by {rule.by}: {run} has {', '.join(record.metrics)}")
+    if rule.seed is not None and rule.by != RANDOM:
+        raise ConfigurationError(f"--seed {rule.seed}: only --by {RANDOM} draws; {rule.by} is what the run computed")
     if file_sha256(run / MANIFEST) != record.run_hash:
         raise DataError(f"{run / MANIFEST} is not the file that run.json describes; see curate verify")
-    keep = kept(read_tables(run, MANIFEST, [rule.by]), rule)
+    keep = kept(_scored(run, rule, [rule.by]), rule)
     if keep == 0:
         raise ConfigurationError(f"no row of {run} scores {rule.min_score} or more by {rule.by}")
     folder = location(job.output) if job.output else run / "selections" / str(rule)
@@ -167,8 +187,8 @@ def choose(job: SelectJob) -> Choice:
 def select(job: SelectJob) -> tuple[UPath, SelectionRecord]:
     """Write a selection folder, unless it stands as it would be written; errors as of `choose`."""
     choice = choose(job)
-    run, record, rule, keep, folder = choice.run, choice.record, choice.rule, choice.keep, choice.folder
-    if (standing := _standing(folder, record, rule)) is not None:
+    run, rule, keep, folder = choice.run, choice.rule, choice.keep, choice.folder
+    if (standing := _standing(folder, choice)) is not None:
         return folder, standing
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -177,9 +197,9 @@ def select(job: SelectJob) -> tuple[UPath, SelectionRecord]:
                 remove(path)
     except OSError as error:
         raise ConfigurationError(f"--output {folder} cannot be made: {error.strerror}") from error
-    rows = select_rows(read_tables(run, MANIFEST, _columns(rule.by).names), keep, rule.by, Path(gettempdir()))
+    rows = select_rows(_scored(run, rule, _columns(rule.by).names), keep, rule.by, Path(gettempdir()))
     write_batches(folder / SELECTION, SELECTION_SCHEMA, rows, group_rows=SELECTION_GROUP_ROWS)
-    selection = _selection_record(record, rule, keep, file_sha256(folder / SELECTION))
+    selection = _selection_record(choice, keep, file_sha256(folder / SELECTION))
     write_text(folder / SELECTION_FILE, selection.model_dump_json(indent=2) + "\n")
     return folder, selection
 
@@ -188,22 +208,71 @@ def _files(folder: UPath) -> list[UPath]:
     return list(folder.iterdir()) if folder.is_dir() else []
 
 
-def _standing(folder: UPath, record: RunRecord, rule: Rule) -> SelectionRecord | None:
+class Selection(NamedTuple):
+    """A selection that was read: its record, its rows as `SELECTION_SCHEMA`, best first, and the run it is of."""
+
+    record: SelectionRecord
+    rows: pa.Table
+    run: UPath
+
+
+def read_selection(folder: str, run: str | None = None) -> Selection:
+    """Read a selection whose file, and whose run's manifest, are as they were when it was made.
+
+    Args:
+        run: where its run lies now; by default around the selection, or where it lay.
+
+    Raises:
+        ConfigurationError: there is no selection, or its run is not to be found.
+        DataError: the selection is damaged, or its run is another by now.
+    """
+    place = location(folder)
+    try:
+        record = SelectionRecord.model_validate_json((place / SELECTION_FILE).read_text(encoding="utf-8"))
+        sha256 = file_sha256(place / SELECTION)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ConfigurationError(f"{folder} is not a selection: it lacks {SELECTION_FILE} or {SELECTION}") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder} is damaged: {first_line(error)}; make it again with curate select") from error
+    if sha256 != record.sha256:
+        raise DataError(f"{place / SELECTION} is not the file that {SELECTION_FILE} describes; make it again")
+    around = place.parent.parent
+    found = location(run) if run else around if (around / MANIFEST).is_file() else location(record.run)
+    try:
+        run_hash = file_sha256(found / MANIFEST)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the run of {folder} is not in {found}: name the folder where it lies now with --run"
+        ) from error
+    if run_hash != record.run_hash:
+        raise DataError(
+            f"{found} is no longer the run that {folder} was selected from (manifest hash {run_hash[:12]}… ≠ "
+            f"{record.run_hash[:12]}…): select again"
+        )
+    tables = list(read_tables(place, SELECTION, SELECTION_SCHEMA.names))
+    return Selection(record, pa.concat_tables([SELECTION_SCHEMA.empty_table(), *tables]), found)
+
+
+def _standing(folder: UPath, choice: Choice) -> SelectionRecord | None:
     """The selection that is there, if it is this one and whole."""
     try:
         found = SelectionRecord.model_validate_json((folder / SELECTION_FILE).read_text(encoding="utf-8"))
         sha256 = file_sha256(folder / SELECTION)
     except (OSError, ValueError):
         return None
-    return found if found == _selection_record(record, rule, found.selected, sha256) else None
+    # Where the run lies decides nothing.
+    wanted = _selection_record(choice, found.selected, sha256).model_copy(update={"run": found.run})
+    return found if found == wanted else None
 
 
-def _selection_record(record: RunRecord, rule: Rule, selected: int, sha256: str) -> SelectionRecord:
+def _selection_record(choice: Choice, selected: int, sha256: str) -> SelectionRecord:
+    record = choice.record
     return SelectionRecord(
         package_version=record.package_version,
+        run=absolute(str(choice.run)),
         run_hash=record.run_hash,
         run_status=record.status,
-        rule=rule,
+        rule=choice.rule,
         dataset=record.arguments["dataset"],
         dataset_sha256=record.hashes.dataset,
         selected=selected,

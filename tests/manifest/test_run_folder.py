@@ -30,9 +30,10 @@ from curate.manifest.record import (
     write_record,
 )
 from curate.manifest.rows import QuarantineRow, ScoredRow, quarantine_table, scored_table
-from curate.manifest.select import Rule, SelectJob, kept, select
+from curate.manifest.select import SELECTION, Rule, SelectJob, kept, read_selection, select
 from curate.manifest.sort import sorted_rows
 from curate.manifest.verify import read_tables, verify_run
+from curate.sample import draw
 
 METRICS = ["cosine", "l0"]
 
@@ -296,6 +297,44 @@ def test_a_selection_names_its_run_its_rule_and_its_own_hash(run):
     again, same = select(SelectJob(run=str(run), by="l0", ratio=Decimal("0.5")))
     assert (again, same) == (folder, selection)
     assert [check.name for check in verify_run(run) if not check.ok] == []
+
+
+def test_a_selection_is_read_only_while_it_and_its_run_are_what_they_were(run, tmp_path):
+    inside, _ = select(SelectJob(run=str(run), ratio=0.5))
+    outside, _ = select(SelectJob(run=str(run), ratio=0.5, output=str(tmp_path / "outside")))
+    for folder in (inside, outside):
+        found = read_selection(str(folder))
+        assert found.record.run_hash == file_sha256(run / MANIFEST)
+        assert found.rows["source_row"].to_pylist() == pq.read_table(run / MANIFEST)["source_row"].to_pylist()[:5]
+    moved = run.rename(tmp_path / "moved")
+    with pytest.raises(ConfigurationError, match="name the folder where it lies now with --run"):
+        read_selection(str(outside))
+    assert read_selection(str(outside), str(moved)).rows.num_rows == 5
+    assert read_selection(str(moved / "selections" / inside.name)).rows.num_rows == 5
+    rewrite(moved, MANIFEST, lambda table: table.slice(0, 9))
+    with pytest.raises(DataError, match="no longer the run"):
+        read_selection(str(outside), str(moved))
+    pq.write_table(pq.read_table(outside / SELECTION).slice(1), outside / SELECTION)
+    with pytest.raises(DataError, match="is not the file that"):
+        read_selection(str(outside), str(moved))
+    with pytest.raises(ConfigurationError, match="is not a selection"):
+        read_selection(str(tmp_path))
+
+
+def test_a_draw_with_a_seed_is_that_of_a_run_with_this_seed(tmp_path):
+    """By hand: the numbers that a run with seed 7 would have computed, sorted."""
+    folder = make_run(tmp_path / "run")
+    manifest = pq.read_table(folder / MANIFEST)
+    names = ["random" if name == "l0" else name for name in manifest.column_names]
+    pq.write_table(manifest.rename_columns(names), folder / MANIFEST)
+    record(folder, metrics=["cosine", "random"])
+    numbers = {row: draw(7, f"{row:032x}") for row in range(12) if row not in (5, 9)}
+    best = sorted(numbers, key=lambda row: -numbers[row])[:4]
+    chosen, selection = select(SelectJob(run=str(folder), by="random", seed=7, top=4))
+    assert pq.read_table(chosen / SELECTION)["source_row"].to_pylist() == best
+    assert (selection.rule.seed, chosen.name) == (7, "random-seed-7-top-4")
+    with pytest.raises(ConfigurationError, match="only --by random draws"):
+        select(SelectJob(run=str(folder), by="cosine", seed=7, top=4))
 
 
 def test_a_selection_is_the_same_however_it_was_sorted(run, monkeypatch, tmp_path):

@@ -1,0 +1,309 @@
+"""How well each metric tells good from bad on a user's own data, before any training is paid for."""
+
+import io
+import random
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from upath import UPath
+
+from curate import __version__
+from curate.datasets import Dataset, DatasetSpec, open_dataset
+from curate.errors import ConfigurationError, DataError, SampleError
+from curate.experiments.calibration import Calibration, Found, sentences
+from curate.experiments.damage import DAMAGES
+from curate.experiments.paired_auroc import own_share, paired_auroc
+from curate.manifest.atomic import write_batches, write_text
+from curate.manifest.inputs import INPUTS_FILE, RunInputs, read_inputs, write_inputs
+from curate.manifest.lock import LOCK, locked
+from curate.manifest.record import MANIFEST, RunRecord
+from curate.manifest.verify import read_tables
+from curate.metrics import METRICS
+from curate.pipeline.job import ScoreJob, agreeing, versions
+from curate.pipeline.score import score
+from curate.pipeline.session import Report
+from curate.sample import Sample
+from curate.storage import absolute, location, remove
+
+ORIGINAL, DAMAGED, SAMPLES, RECORD, PLOT = "original", "damaged", "samples", "calibration.json", "calibration.png"
+OURS = {ORIGINAL, DAMAGED, SAMPLES, RECORD, PLOT, INPUTS_FILE, LOCK}
+FEWEST_MATCHED = 20
+_PARTS = [pa.field("question", pa.string()), pa.field("image", pa.binary())]
+_PARTS += [pa.field("chosen", pa.string()), pa.field("rejected", pa.string())]
+ORIGINAL_SCHEMA = pa.schema([*_PARTS, pa.field("source_row", pa.int64())])
+# `original`: the row in the table of originals.
+DAMAGED_SCHEMA = pa.schema([*_PARTS, pa.field("damage", pa.string()), pa.field("original", pa.int64())])
+_GROUP_ROWS = 256
+
+
+class CalibrateJob(BaseModel):
+    """What `curate calibrate` is asked to do."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["calibrate"] = "calibrate"
+    output: str = Field(description="the folder of all that is made, on this machine or one that all workers share")
+    score: ScoreJob = Field(
+        default=None, validate_default=True, description="which data, and how they are scored; by default every metric"
+    )
+    samples: int = Field(default=500, ge=2, description="drawn from the data, each with a copy of every damage")
+    damages: tuple[str, ...] = Field(default=tuple(DAMAGES), min_length=1, description="kinds of damage")
+    seed: int = Field(default=0, description="of the draw, and of the damages")
+
+    @field_validator("output")
+    @classmethod
+    def _is_here(cls, output: str) -> str:
+        if "://" in output:
+            raise ValueError(f"{output}: a calibration writes to this machine; copy it when it is done")
+        return output
+
+    @field_validator("score", mode="before")
+    @classmethod
+    def _score_into_output(cls, score: Any, info: ValidationInfo) -> Any:
+        if not isinstance(score, dict | None) or "output" not in info.data:
+            return score
+        parameters = {"metrics": tuple(METRICS), **((score or {}).get("parameters") or {})}
+        return {**(score or {}), "output": f"{info.data['output']}/{ORIGINAL}", "parameters": parameters}
+
+    @field_validator("damages")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [name for name in names if name not in DAMAGES]:
+            raise ValueError(f"no damage {', '.join(unknown)}; there are: {', '.join(DAMAGES)}")
+        return tuple(dict.fromkeys(names))
+
+    def absolute(self) -> "CalibrateJob":
+        """The job with local paths made absolute."""
+        return self.model_copy(update={"output": absolute(self.output), "score": self.score.absolute()})
+
+
+class CalibratePlan(NamedTuple):
+    """A job whose data, model and dictionary were found and agree."""
+
+    job: CalibrateJob
+    dataset: Dataset
+    decides: dict[str, Any]
+
+
+def plan(job: CalibrateJob) -> CalibratePlan:
+    """Open the data and look at model and dictionary; loads no weights.
+
+    Raises:
+        ConfigurationError: something cannot work; the message says what to do.
+        DataError: data cannot be read, or the hub cannot be reached.
+    """
+    job = job.absolute()
+    output = Path(job.output)
+    if output.exists() and not output.is_dir():
+        raise ConfigurationError(f"--output {output} is a file; name a folder")
+    found = {path.name for path in output.iterdir()} if output.is_dir() else set()
+    if foreign := sorted(name for name in found - OURS if not name.startswith(".")):
+        raise ConfigurationError(f"--output {output} holds {foreign[0]}, which is no calibration's; choose another")
+    dataset = open_dataset(job.score.dataset)
+    pair = agreeing(job.score)
+    if len(dataset) < 2:
+        raise ConfigurationError(f"--samples: {dataset.name} has one row, and to swap images takes two")
+    decides = {
+        "data stamp": dataset.stamp(),
+        "dataset": job.score.dataset.model_dump(mode="json"),
+        "model hash": pair.model.sha256,
+        "SAE hash": pair.sae.sha256,
+        "samples": job.samples,
+        "damages": list(job.damages),
+        "seed": job.seed,
+    }
+    return CalibratePlan(job, dataset, decides)
+
+
+def calibrate(the_plan: CalibratePlan, report: Report, overwrite: bool = False) -> Calibration:
+    """Damage copies of samples, score originals and copies alike, and say how well each metric tells them apart.
+
+    What is done already is not done again.
+
+    Raises:
+        ConfigurationError: the output folder holds another calibration.
+        DataError: too few samples can be read, or data changed.
+        RunStopped, KeyboardInterrupt: as of scoring; the same command goes on.
+    """
+    job, output = the_plan.job, location(the_plan.job.output)
+    with locked(output):
+        if overwrite:
+            for name in OURS - {LOCK}:
+                if (output / name).exists():
+                    remove(output / name)
+        _refuse_another(the_plan, output)
+        counts = _write_samples(the_plan, output / SAMPLES)
+        original = _scored(job, ORIGINAL, None, report)
+        weights = f"{job.output}/{ORIGINAL}" if job.score.parameters.needs_weights else None
+        damaged = _scored(job, DAMAGED, weights, report)
+        found = list(_compare(job, output, original.metrics))
+        record = Calibration(
+            version=__version__,
+            job=job.model_dump(mode="json"),
+            hashes=original.hashes.model_dump() | {"dataset": the_plan.dataset.fingerprint()},
+            hook_layer=original.hook_layer,
+            samples=counts[ORIGINAL],
+            unreadable=counts["unreadable"],
+            not_applicable={damage: counts[f"no {damage}"] for damage in job.damages},
+            quarantined=original.counts.quarantined + damaged.counts.quarantined,
+            found=found,
+            sentences=sentences(found),
+        )
+        write_text(output / RECORD, record.model_dump_json(indent=2) + "\n")
+        return record
+
+
+def _refuse_another(the_plan: CalibratePlan, output: UPath) -> None:
+    inputs = RunInputs(arguments=the_plan.job.model_dump(mode="json"), decides=the_plan.decides, versions=versions())
+    begun = read_inputs(output)
+    if begun is None:
+        write_inputs(output, inputs)
+    elif differences := begun.differences(inputs):
+        raise ConfigurationError(
+            f"--output {output} holds a calibration with another {'; '.join(differences)}; choose another folder, or "
+            "--overwrite"
+        )
+
+
+class _Drawn(NamedTuple):
+    """What is kept of a sample while others are read: images may be large."""
+
+    position: int
+    sample_id: str
+    chosen: str
+    image_sha256: bytes
+
+
+def _write_samples(the_plan: CalibratePlan, folder: UPath) -> dict[str, int]:
+    """Write the originals and their damaged copies as two tables; the same settings write the same bytes.
+
+    Returns:
+        how many originals there are, how many rows could not be read, and, as `no DAMAGE`, to how many samples a damage
+        cannot be done.
+    """
+    job, dataset = the_plan.job, the_plan.dataset
+    positions = range(len(dataset))
+    if job.samples < len(dataset):
+        positions = sorted(random.Random(f"calibrate:{job.seed}").sample(positions, job.samples))
+    drawn: list[_Drawn] = []
+    counts = {f"no {damage}": 0 for damage in job.damages}
+
+    def originals() -> Iterator[dict[str, Any]]:
+        for position, (_, sample) in zip(positions, dataset.samples(positions), strict=True):
+            if not isinstance(sample, SampleError):
+                drawn.append(_Drawn(position, sample.sample_id, sample.chosen, sha256(sample.image.tobytes()).digest()))
+                yield {**_parts(sample), "source_row": sample.source_row}
+
+    def copies() -> Iterator[dict[str, Any]]:
+        for index, each in enumerate(drawn):
+            rng = random.Random(f"{job.seed}:{each.sample_id}")
+            sample, other = _read(dataset, each), _other(drawn, each, rng)
+            read = None if other is None else _read(dataset, other)
+            for damage in job.damages:
+                own = random.Random(f"{job.seed}:{each.sample_id}:{damage}")
+                copy = None if read is None else DAMAGES[damage](sample, read, own)
+                if copy is None:
+                    counts[f"no {damage}"] += 1
+                else:
+                    yield {**_parts(copy), "damage": damage, "original": index}
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, schema, rows in ((ORIGINAL, ORIGINAL_SCHEMA, originals()), (DAMAGED, DAMAGED_SCHEMA, copies())):
+        write_batches(folder / f"{name}.parquet", schema, _tables(rows, schema), group_rows=_GROUP_ROWS)
+        if len(drawn) < 2:
+            raise DataError(
+                f"{len(drawn)} of {len(positions)} samples of {dataset.name} can be read; to damage takes 2"
+            )
+    return {ORIGINAL: len(drawn), "unreadable": len(positions) - len(drawn), **counts}
+
+
+def _tables(rows: Iterator[dict[str, Any]], schema: pa.Schema) -> Iterator[pa.Table]:
+    while batch := list(islice(rows, _GROUP_ROWS)):
+        yield pa.Table.from_pylist(batch, schema=schema)
+
+
+def _read(dataset: Dataset, drawn: _Drawn) -> Sample:
+    _, sample = next(dataset.samples([drawn.position]))
+    if isinstance(sample, SampleError) or sample.sample_id != drawn.sample_id:
+        raise DataError(f"row {dataset.rows[drawn.position]} of {dataset.name} changed while it was read; begin anew")
+    return sample
+
+
+def _other(drawn: Sequence[_Drawn], one: _Drawn, rng: random.Random) -> _Drawn | None:
+    """A sample drawn from those with another image and another chosen response."""
+    shuffled = (drawn[place] for place in rng.sample(range(len(drawn)), len(drawn)))
+    return next((o for o in shuffled if o.chosen != one.chosen and o.image_sha256 != one.image_sha256), None)
+
+
+def _parts(sample: Sample) -> dict[str, Any]:
+    png = io.BytesIO()
+    sample.image.save(png, "PNG")
+    texts = {"question": sample.question, "chosen": sample.chosen, "rejected": sample.rejected}
+    return {**texts, "image": png.getvalue()}
+
+
+def _scored(job: CalibrateJob, name: str, weights: str | None, report: Report) -> RunRecord:
+    """A table scored as the job says; images were resized when they were read."""
+    dataset = DatasetSpec(name=f"{job.output}/{SAMPLES}/{name}.parquet")
+    # A damaged copy that cannot be scored is no fault of the data.
+    tolerated = job.score.max_error_rate if name == ORIGINAL else 1.0
+    update = {"output": f"{job.output}/{name}", "dataset": dataset, "max_error_rate": tolerated}
+    weights = weights or job.score.weights
+    return score(job.score.model_copy(update={**update, "weights": weights}), report, lambda plan, done: None)
+
+
+def _compare(job: CalibrateJob, output: UPath, metrics: Sequence[str]) -> Iterator[Found]:
+    columns = ["source_row", "n_text_tokens", *metrics]
+    runs = {name: _by_row(output / name, columns) for name in (ORIGINAL, DAMAGED)}
+    origin = pa.concat_tables(read_tables(output / SAMPLES, f"{DAMAGED}.parquet", ["damage", "original"]))
+    copies = list(zip(origin["damage"].to_pylist(), origin["original"].to_pylist(), strict=True))
+    for damage in job.damages:
+        pairs = [
+            (original, row)
+            for row, (name, original) in enumerate(copies)
+            if name == damage and row in runs[DAMAGED] and original in runs[ORIGINAL]
+        ]
+        good = [runs[ORIGINAL][original] for original, _ in pairs]
+        bad = [runs[DAMAGED][row] for _, row in pairs]
+        lengths = (_column(good, "n_text_tokens"), _column(bad, "n_text_tokens"))
+        by_length = paired_auroc(*lengths) if len(pairs) > 1 else None
+        differ = by_length is not None and abs(by_length.value - 0.5) > 2 * by_length.standard_error
+        for metric in metrics if len(pairs) > 1 else []:
+            scores = (_column(good, metric), _column(bad, metric))
+            auroc, own = paired_auroc(*scores), own_share(*scores)
+            assert auroc is not None  # every pair counts
+            matched = paired_auroc(*scores, lengths=lengths) if differ else None
+            enough = matched is not None and _matched_samples(*lengths) >= FEWEST_MATCHED
+            yield Found(
+                metric=metric,
+                damage=damage,
+                n=len(pairs),
+                auroc=auroc.value,
+                standard_error=auroc.standard_error,
+                own_share=own.value,
+                own_standard_error=own.standard_error,
+                length_differs=differ,
+                matched_auroc=matched.value if matched and enough else None,
+                matched_standard_error=matched.standard_error if matched and enough else None,
+                matched_comparisons=matched.n_comparisons if matched else 0,
+            )
+
+
+def _matched_samples(original: np.ndarray, damaged: np.ndarray) -> int:
+    """Of the side that has fewer: samples with a counterpart of their length on the other."""
+    return int(min(np.isin(original, damaged).sum(), np.isin(damaged, original).sum()))
+
+
+def _by_row(run: UPath, columns: Sequence[str]) -> dict[int, dict[str, float]]:
+    rows = (row for table in read_tables(run, MANIFEST, list(columns)) for row in table.to_pylist())
+    return {row["source_row"]: row for row in rows}
+
+
+def _column(rows: Sequence[dict[str, float]], name: str) -> np.ndarray:
+    return np.array([row[name] for row in rows])

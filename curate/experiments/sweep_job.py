@@ -1,0 +1,231 @@
+"""What `curate sweep` is asked to do, and the check that it can be done before anything is paid for."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from curate.errors import ConfigurationError
+from curate.evaluation.job import EvaluateJob, EvaluatePlan, Generation
+from curate.evaluation.job import plan as plan_evaluation
+from curate.manifest.record import RunRecord, read_record
+from curate.metrics import METRICS
+from curate.models import ModelSpec
+from curate.pipeline.connection import cluster_has_gpus
+from curate.pipeline.job import ScoreJob
+from curate.pipeline.job import plan as plan_scoring
+from curate.storage import Location, absolute, location
+from curate.training.job import FAMILIES, Method, TuningParameters, n_validated
+
+RUN, CELLS, BASE, EVALUATION = "run", "cells", "base", "evaluation"
+FULL, RANDOM = "full", "random"
+
+
+class SweepJob(BaseModel):
+    """A grid of trainings, each on another selection of the same scored data, and each evaluated alike."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    kind: Literal["sweep"] = "sweep"
+    output: str = Field(description="the folder of all that is made, on this machine or one that all workers share")
+    run: Location | None = Field(default=None, description="a finished run to select from, in place of `score`")
+    score: ScoreJob | None = Field(
+        default=None,
+        validate_default=True,
+        description="how data are scored, by default the demo's; into OUTPUT/run",
+    )
+    metrics: tuple[str, ...] = Field(
+        default=("cosine", "cooccurrence", "l0", "ifd", "random"), min_length=1, description="to select by"
+    )
+    ratios: tuple[Decimal, ...] = Field(
+        default=tuple(Decimal(tenths) / 10 for tenths in range(1, 11)),
+        min_length=1,
+        description="of the scored samples, above 0; 1 is the same for every metric, and always among them",
+    )
+    seeds: int = Field(default=3, ge=1, description="trainings on each selection, with seeds from 0")
+    methods: tuple[Method, ...] = Field(default=("sft", "dpo"), min_length=1)
+    training: TuningParameters = Field(
+        default=TuningParameters(), description="of every training; its seed is the cell's"
+    )
+    workers: int = Field(default=1, ge=1, description="processes of each training")
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    evaluation: EvaluateJob = Field(
+        default=None,
+        validate_default=True,
+        description="of the model that is tuned, by default the one scored with; every tuned one is evaluated likewise",
+    )
+    model_score: bool = Field(default=False, description="feature weights of every tuned model, too")
+    model_score_samples: int = Field(default=200, ge=1, description="samples that they are computed from")
+    parallel: int | None = Field(
+        default=None, ge=1, description="trainings or evaluations at a time; by default one for each GPU, else CPU"
+    )
+    address: str | None = Field(default=None, description="a running Ray cluster")
+    keep_models: bool = Field(default=False, description="do not remove a tuned model once it is evaluated")
+
+    @field_validator("metrics")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [name for name in names if name not in METRICS]:
+            raise ValueError(f"no metric {', '.join(unknown)}; there are: {', '.join(METRICS)}")
+        return tuple(dict.fromkeys(names))
+
+    @field_validator("ratios")
+    @classmethod
+    def _shares(cls, ratios: tuple[Decimal, ...]) -> tuple[Decimal, ...]:
+        if bad := [str(ratio) for ratio in ratios if not 0 < ratio <= 1]:
+            raise ValueError(f"{bad[0]} is no share above 0 and up to 1")
+        return tuple(sorted({ratio.normalize() for ratio in ratios}))
+
+    @field_validator("score", mode="before")
+    @classmethod
+    def _score_into_output(cls, score: Any, info: ValidationInfo) -> Any:
+        """Every metric there is, so that others can be added to the sweep without scoring anew."""
+        if isinstance(score, ScoreJob) or (score is None and info.data.get("run") is not None):
+            return score
+        if not isinstance(score, dict | None) or "output" not in info.data:
+            return score
+        parameters = {"metrics": tuple(METRICS), **((score or {}).get("parameters") or {})}
+        return {**(score or {}), "output": f"{info.data['output']}/{RUN}", "parameters": parameters}
+
+    @field_validator("evaluation", mode="before")
+    @classmethod
+    def _evaluate_the_model_scored_with(cls, evaluation: Any, info: ValidationInfo) -> Any:
+        if isinstance(evaluation, EvaluateJob) or not isinstance(evaluation, dict | None):
+            return evaluation
+        content = {**(evaluation or {})}
+        if not content.get("model") and info.data.get("score") is not None:
+            content["model"] = info.data["score"].model
+        elif not content.get("model") and info.data.get("run"):
+            content["model"] = read_record(location(info.data["run"])).arguments["model"]
+        return {**content, "output": f"{info.data.get('output')}/{CELLS}/{BASE}/{EVALUATION}"}
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "SweepJob":
+        if self.run is not None and self.score is not None:
+            raise ValueError("--run: the data of a run are scored already; leave out what says how to score")
+        if self.score is not None and (other := set(self.metrics) - set(self.score.parameters.metrics)):
+            raise ValueError(f"score.parameters.metrics: {', '.join(sorted(other))} is swept over and not computed")
+        if self.evaluation.model is None:
+            raise ValueError("evaluation.answers: a sweep evaluates models")
+        return self
+
+    @property
+    def model(self) -> ModelSpec:
+        """The model that is tuned."""
+        assert self.evaluation.model is not None  # validated
+        return self.evaluation.model
+
+    def absolute(self) -> "SweepJob":
+        """The job with local paths made absolute."""
+        output = absolute(self.output)
+        score = self.score and self.score.absolute()
+        places = {"output": output, "run": self.run and absolute(self.run), "score": score}
+        return self.model_copy(update={**places, "evaluation": self.evaluation.absolute()})
+
+
+# Fields of a job. The demo's model is nearly perfect on its bench, so a training has to be rough to be seen.
+PRESETS: dict[str, dict[str, Any]] = {
+    "demo": {
+        "score": {"dataset": {"limit": 300}},
+        "training": {
+            "batch_size": 8,
+            "gradient_accumulation_steps": 1,
+            "lr": 1e-3,
+            "lr_warm_up_steps": 2,
+            "epochs": 1,
+            "validation_share": 0,
+        },
+        "evaluation": {"bench": "demo", "limit": 90, "batch_size": 32},
+    },
+}
+
+
+class Choice(NamedTuple):
+    """A rule of the grid: by which metric, how much of the data, and, where selections are drawn, of which seed."""
+
+    metric: str
+    ratio: Decimal
+    seed: int | None
+
+
+def choices(job: SweepJob) -> Iterator[Choice]:
+    """The selections of a sweep. That of all data is none of a metric's, and is there for every metric."""
+    for metric in job.metrics:
+        for ratio in job.ratios:
+            if ratio < 1:
+                yield from (Choice(metric, ratio, seed) for seed in (range(job.seeds) if metric == RANDOM else [None]))
+    yield Choice(FULL, Decimal(1), None)
+
+
+def n_trainings(job: SweepJob) -> tuple[int, int]:
+    """Trainings of the grid, and those of them on all data; fewer where selections keep the same samples."""
+    each = sum(job.seeds if choice.seed is None else 1 for choice in choices(job))
+    return len(job.methods) * each, len(job.methods) * job.seeds
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """A job whose data, models, bench and judge were found and agree.
+
+    Attributes:
+        run: the record of the run to select from, if it is there.
+        base: the evaluation of the model that is tuned.
+        on_gpu: whether trainings and evaluations take a GPU each.
+    """
+
+    job: SweepJob
+    run: RunRecord | None
+    base: EvaluatePlan
+    on_gpu: bool
+
+    @property
+    def run_folder(self) -> str:
+        return self.job.run or f"{self.job.output}/{RUN}"
+
+
+def plan(job: SweepJob) -> SweepPlan:
+    """Open data, models and bench; loads no weights.
+
+    Raises:
+        ConfigurationError: something cannot work; the message says what to do.
+        DataError: data or the run cannot be read, or the hub cannot be reached.
+    """
+    job = job.absolute()
+    if Path(job.output).is_file():
+        raise ConfigurationError(f"--output {job.output} is a file; name a folder")
+    base = plan_evaluation(job.evaluation)
+    candidate = base.candidate
+    assert isinstance(candidate, Generation)  # no answers, validated
+    if (kind := candidate.model.family.model_type) not in FAMILIES:
+        raise ConfigurationError(
+            f"--model {job.model.name}: its type is {kind}; curate trains {' and '.join(FAMILIES)}"
+        )
+    record = None
+    if job.run is not None:
+        record = read_record(location(job.run))
+        if other := [name for name in job.metrics if name not in record.metrics]:
+            raise ConfigurationError(f"--metric {', '.join(other)}: {job.run} has {', '.join(record.metrics)}")
+        n_rows = record.counts.scored
+    else:
+        assert job.score is not None  # validated: there is no run
+        n_rows = len(plan_scoring(job.score).dataset)
+    _check_counts(job, n_rows)
+    on_gpu = candidate.device == "cuda"
+    if job.address is not None and job.model.device == "auto":
+        on_gpu = cluster_has_gpus(job.address)
+    return SweepPlan(job, record, base, on_gpu)
+
+
+def _check_counts(job: SweepJob, n_rows: int) -> None:
+    """That the smallest selection makes a step: found here, and not after hours."""
+    p, smallest = job.training, job.ratios[0]
+    n = round(smallest * n_rows)
+    n_train, step = n - n_validated(n, p.validation_share), p.batch_size * p.gradient_accumulation_steps * job.workers
+    if n_train < step:
+        raise ConfigurationError(
+            f"--ratios {smallest}: of {n_rows:,} samples it leaves {n_train:,} to train on, and a step takes "
+            f"{step:,}: take more data, greater ratios, or a smaller batch"
+        )

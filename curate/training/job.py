@@ -1,0 +1,279 @@
+"""What `curate train` is asked to do, and the check that it can be done before any weights are loaded."""
+
+import shutil
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import torch
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from upath import UPath
+
+from curate import demo
+from curate.datasets import Dataset, DatasetSpec, open_dataset
+from curate.errors import ConfigurationError, DataError, SampleError
+from curate.harvest.job import device_and_dtype
+from curate.manifest.record import read_record
+from curate.manifest.select import SelectionRecord, read_selection
+from curate.models import ModelSpec, inspect_model
+from curate.models.family import ModelInfo
+from curate.storage import Location, absolute
+from curate.training.folder import refuse_what_is_foreign
+
+Method = Literal["sft", "dpo"]
+FAMILIES = ("llava_next", "llava")
+BYTES_WITH_OPTIMIZER = 12  # float32 weights, and the two moments of Adam
+_CHECKPOINTS = 3  # two are kept, and one is being written
+
+
+class TuningParameters(BaseModel):
+    """How a model is fine-tuned. The defaults are those of the paper's Table 4."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_length: int = Field(default=4096, ge=2, description="samples with more tokens are left out, none is cut")
+    batch_size: int = Field(default=8, ge=1, description="samples per forward pass of one worker")
+    gradient_accumulation_steps: int = Field(default=4, ge=1, description="forward passes per optimizer step")
+    lr: float = Field(default=1e-6, gt=0, allow_inf_nan=False, description="learning rate, at its highest")
+    lr_scheduler: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    lr_warm_up_steps: int = Field(default=10, ge=0, description="first steps, in which the learning rate rises")
+    epochs: float = Field(default=3, gt=0, allow_inf_nan=False, description="passes over the samples")
+    max_steps: int | None = Field(default=None, ge=1, description="optimizer steps, instead of epochs")
+    validation_share: float = Field(default=0.1, ge=0, lt=1, description="of the samples, not trained on")
+    evaluate_every: int = Field(default=50, ge=1, description="steps between validations")
+    checkpoint_every: int = Field(default=50, ge=1, description="steps between checkpoints")
+    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    beta: float = Field(default=0.1, gt=0, allow_inf_nan=False, description="of DPO: how near to the reference")
+    freeze_vision_tower: bool = True
+    lora_r: int | None = Field(default=None, ge=1, description="rank of LoRA's adapters; without, all is trained")
+    lora_alpha: int | None = Field(default=None, gt=0, description="scale of LoRA; by default twice its rank")
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
+    lora_target: tuple[str, ...] | None = Field(
+        default=None, description="linear layers with adapters; by default all of the language model"
+    )
+    gradient_checkpointing: bool = Field(default=False, description="less memory, about a third more time")
+    prepare_workers: int = Field(default=2, ge=1, description="threads that read and tokenize before the training")
+    loader_workers: int = Field(default=0, ge=0, description="processes that make batches; 0: the one that trains")
+    seed: int = Field(default=42, ge=0, description="of order, split and LoRA's first weights")
+
+    @model_validator(mode="after")
+    def _lora_is_asked_for(self) -> "TuningParameters":
+        given = self.lora_alpha is not None or self.lora_dropout or self.lora_target is not None
+        if given and self.lora_r is None:
+            raise ValueError("--lora-r: LoRA's other options need its rank")
+        return self
+
+
+class TrainJob(BaseModel):
+    """The fine-tuning of one model on one selection, fully spelled out."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    kind: Literal["train"] = "train"
+    method: Method = Field(description="sft learns the chosen responses; dpo prefers them to the rejected ones")
+    data: Location = Field(description="the selection's folder, or its URL")
+    run: Location | None = Field(default=None, description="the run that was selected from, where it was moved")
+    model: ModelSpec | None = Field(
+        default=None, description="what is fine-tuned, and the precision of its computing; by default the run's model"
+    )
+    output: str = Field(description="the folder of the fine-tuned model, on this machine or one that all workers share")
+    parameters: TuningParameters = TuningParameters()
+    workers: int = Field(default=1, ge=1, description="processes that train, each with a GPU where there are GPUs")
+    strategy: Literal["ddp", "fsdp"] = Field(
+        default="ddp", description="of several: whole models, or each a part of one"
+    )
+    address: str | None = Field(default=None, description="a running Ray cluster, for several workers")
+
+    @field_validator("output")
+    @classmethod
+    def _is_here(cls, output: str) -> str:
+        if "://" in output:
+            raise ValueError(f"{output}: a training writes to this machine; copy the model when it is done")
+        return output
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "TrainJob":
+        if self.strategy == "fsdp" and self.parameters.lora_r is not None:
+            raise ValueError("--strategy fsdp shards what is trained, and LoRA trains little: take ddp with it")
+        if self.model is not None and self.model.dtype == "float16":
+            raise ValueError("--dtype float16: gradients vanish in it; take bfloat16 or float32")
+        return self
+
+    def absolute(self) -> "TrainJob":
+        """The job with local paths made absolute."""
+        places = {
+            "data": absolute(self.data),
+            "run": self.run and absolute(self.run),
+            "model": self.model and self.model.absolute(),
+            "output": absolute(self.output),
+        }
+        return self.model_copy(update=places)
+
+
+# Fields of a job. The paper's are those of its Table 4, which are the defaults, too.
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {
+        "parameters": {
+            "max_length": 4096,
+            "batch_size": 8,
+            "gradient_accumulation_steps": 4,
+            "lr": 1e-6,
+            "lr_scheduler": "cosine",
+            "lr_warm_up_steps": 10,
+            "epochs": 3,
+            "validation_share": 0.1,
+            "evaluate_every": 50,
+        }
+    },
+    "demo": {
+        "parameters": {
+            "batch_size": 16,
+            "gradient_accumulation_steps": 1,
+            "lr": 5e-4,
+            "lr_warm_up_steps": 2,
+            "epochs": 1,
+            "evaluate_every": 10,
+            "checkpoint_every": 20,
+        }
+    },
+}
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """A job whose selection, data and model were found and agree.
+
+    Attributes:
+        rows: the selection's, in order of their source rows.
+        positions: of these rows in the data set.
+        dtype: of computing; what is trained is kept in float32.
+    """
+
+    job: TrainJob
+    selection: SelectionRecord
+    rows: pa.Table
+    dataset: Dataset
+    positions: tuple[int, ...]
+    model: ModelInfo
+    device: str
+    dtype: torch.dtype
+
+    def decides(self) -> dict[str, Any]:
+        """What the trained weights depend on; data and model by their content."""
+        job = self.job
+        only_speed = {"checkpoint_every", "prepare_workers", "loader_workers"}
+        return {
+            "method": job.method,
+            "run": self.selection.run_hash,
+            "selection": self.selection.sha256,
+            "dataset": self.selection.dataset_sha256,
+            "model": self.model.sha256,
+            "device": self.device,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "workers": job.workers,
+            "strategy": job.strategy,
+            **job.parameters.model_dump(mode="json", exclude=only_speed),
+        }
+
+
+def plan(job: TrainJob) -> TrainPlan:
+    """Open the selection and its data and look at the model; loads no weights.
+
+    Raises:
+        ConfigurationError: something cannot work; the message says what to do.
+        DataError: the selection, its run or its data are not what they were, or the hub cannot be reached.
+    """
+    job = job.absolute()
+    refuse_what_is_foreign(Path(job.output))
+    record, rows, run = read_selection(job.data, job.run)
+    rows = rows.sort_by("source_row")
+    dataset = open_dataset(DatasetSpec.model_validate(record.dataset))
+    positions = _positions(dataset, rows["source_row"].to_pylist(), job.data)
+    spec = job.model or ModelSpec(name=_model_of_run(run))
+    model = inspect_model(demo.resolve(spec.name, demo.MODEL))
+    if model.family.model_type not in FAMILIES:
+        raise ConfigurationError(
+            f"--model {spec.name}: its type is {model.family.model_type}; curate trains {' and '.join(FAMILIES)}"
+        )
+    device, dtype = device_and_dtype(spec)
+    if device == "cuda" and dtype == torch.bfloat16 and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ConfigurationError(f"{torch.cuda.get_device_name()} has no bfloat16: take --dtype float32")
+    the_plan = TrainPlan(job, record, rows, dataset, tuple(positions), replace(model, name=spec.name), device, dtype)
+    _check_counts(job, rows.num_rows)
+    _check_max_length(the_plan)
+    _check_disk(the_plan)
+    return the_plan
+
+
+def _positions(dataset: Dataset, source_rows: Sequence[int], data: str) -> list[int]:
+    positions = [bisect_left(dataset.rows, row) for row in source_rows]
+    for row, position in zip(source_rows, positions, strict=True):
+        if position >= len(dataset) or dataset.rows[position] != row:
+            raise DataError(
+                f"{data}: it keeps row {row} of {dataset.name}, which has no such row any more: the data were changed "
+                "since they were scored; restore them, or score and select anew"
+            )
+    return positions
+
+
+def _check_counts(job: TrainJob, n_rows: int) -> None:
+    p = job.parameters
+    n_validation = n_validated(n_rows, p.validation_share)
+    if p.validation_share and n_validation == 0:
+        raise ConfigurationError(
+            f"--validation-share {p.validation_share}: of {n_rows:,} samples none is left to validate on; take a "
+            "greater share, or 0"
+        )
+    step = p.batch_size * p.gradient_accumulation_steps * job.workers
+    if n_rows - n_validation < step:
+        raise ConfigurationError(
+            f"{job.data} has {n_rows:,} samples, {n_rows - n_validation:,} of them to train on, and a step takes "
+            f"{step:,} (--batch-size × --gradient-accumulation-steps × --workers): select more, or take smaller steps"
+        )
+
+
+def n_validated(n_rows: int, share: float) -> int:
+    """How many of the samples are not trained on."""
+    return round(n_rows * share)
+
+
+def _check_max_length(the_plan: TrainPlan) -> None:
+    """That not even an image fits is no fault of the samples."""
+    row, sample = next(the_plan.dataset.samples(the_plan.positions[:1]))
+    if isinstance(sample, SampleError):
+        raise DataError(f"row {row} of {the_plan.dataset.name} was scored, but cannot be read now: {sample}")
+    try:
+        inputs = the_plan.model.family.load_builder(the_plan.model).build_prompt(sample.image, sample.question)
+    except SampleError:
+        return  # which the training leaves out, and says so
+    n_image_tokens, limit = int(inputs.is_image.sum()), the_plan.job.parameters.max_length
+    if n_image_tokens > limit:
+        raise ConfigurationError(
+            f"--max-length {limit}: the image of row {row} alone makes {n_image_tokens:,} tokens, and images are not "
+            "cut; take a greater one"
+        )
+
+
+def _check_disk(the_plan: TrainPlan) -> None:
+    model, output = the_plan.model, Path(the_plan.job.output)
+    weights = sum(file.stat().st_size for file in model.path.glob("*.safetensors"))
+    n_parameters = model.family.n_parameters(model, model.n_layers - 1)
+    # With LoRA a checkpoint has the adapter alone.
+    checkpoints = 0 if the_plan.job.parameters.lora_r else _CHECKPOINTS * BYTES_WITH_OPTIMIZER * n_parameters
+    needed = max(weights, 4 * n_parameters) + checkpoints
+    there = next(folder for folder in (output, *output.parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise ConfigurationError(
+            f"--output {output}: {free / 1e9:,.1f} GB are free there, and the model with its checkpoints takes about "
+            f"{needed / 1e9:,.1f} GB; choose another disk, or train an adapter with --lora-r"
+        )
+
+
+def _model_of_run(run: UPath) -> str:
+    """The model that the selection's run was scored with."""
+    arguments: dict[str, Any] = read_record(run).arguments
+    return str(arguments["model"]["name"])

@@ -1,0 +1,203 @@
+"""A small sweep on the demo: what its cells say, what is shared, what a second run repeats, what a failure costs."""
+
+import csv
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy.stats import ttest_ind
+
+from curate.errors import ConfigurationError
+from curate.evaluation.evaluate import EvaluationRecord
+from curate.experiments.sweep import sweep
+from curate.experiments.sweep_job import SweepJob, choices, n_trainings, plan
+from curate.experiments.sweep_results import Cell, Mean, Tuned, correlations, difference, findings, means
+from curate.training.train import TrainingRecord
+
+TRAINING = {"batch_size": 4, "gradient_accumulation_steps": 1, "max_steps": 2, "validation_share": 0, "lr": 1e-3}
+
+
+def job(output: Path, **changes) -> SweepJob:
+    fields = {
+        "output": str(output),
+        "score": {
+            "dataset": {"limit": 24},
+            "parameters": {"metrics": ["l0", "cosine", "random"], "weight_samples": 24, "top_k": 1},
+        },
+        "metrics": ["l0", "random"],
+        "ratios": ["0.5"],
+        "seeds": 1,
+        "methods": ["sft"],
+        "training": TRAINING,
+        "evaluation": {"bench": "demo", "limit": 6},
+        "model_score": True,
+        "model_score_samples": 4,
+    }
+    return SweepJob.model_validate({**fields, **changes})
+
+
+def run(the_job: SweepJob):
+    steps = []
+    return sweep(plan(the_job), steps.append), [step for step in steps if step.stage == "sweep"]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """A sweep in which the base model's evaluation fails, since a file is in the place of its folder."""
+    output = tmp_path_factory.mktemp("sweep") / "sweep"
+    first = job(output)
+    names = {}
+
+    def block(step) -> None:
+        # Selections are there, and no task has begun.
+        if step.stage == "sweep" and step.done == 0 and not names:
+            names.update({"total": step.total})
+            (output / "cells" / "base").mkdir(parents=True)
+            (output / "cells" / "base" / "evaluation").touch()
+
+    record = sweep(plan(first), block)
+    return output, record, names["total"]
+
+
+def test_a_failure_takes_no_others_along(swept):
+    _, record, total = swept
+    assert total == 2 + 3 * 3  # of base evaluate and weigh; of half by l0, half by random and all: train, too
+    assert record.base is None
+    assert "evaluate: " in record.base_error
+    assert record.missing == 1
+    assert all(cell.tuned is not None and cell.error is None for cell in record.cells)
+
+
+def test_cells_say_what_trainings_and_evaluations_recorded(swept):
+    output, record, _ = swept
+    assert [(cell.metric, cell.ratio, cell.n_samples) for cell in record.cells] == [
+        ("l0", 0.5, 12),
+        ("random", 0.5, 12),
+        ("full", 1.0, 24),
+    ]
+    for cell in record.cells:
+        folder = output / "cells" / cell.training
+        training = TrainingRecord.model_validate_json((folder / "training" / "training.json").read_text())
+        evaluation = EvaluationRecord.model_validate_json((folder / "evaluation" / "evaluation.json").read_text())
+        assert cell.tuned.score == evaluation.score
+        assert cell.tuned.categories == {name: each.relative for name, each in evaluation.categories.items()}
+        assert cell.tuned.model_sha256 == training.model_sha256 == evaluation.decides["candidate"]
+        assert (cell.tuned.n_train, cell.tuned.steps) == (cell.n_samples, 2)
+        assert -1 <= cell.tuned.mean_weight <= 1
+        assert not (folder / "training" / "model").exists()
+    weights = {cell.tuned.mean_weight for cell in record.cells}
+    assert len(weights) == len(record.cells)  # of different models
+    rows = list(csv.DictReader((output / "sweep.csv").open()))
+    assert [float(row["score"]) for row in rows] == [cell.tuned.score for cell in record.cells]
+    assert json.loads((output / "sweep.json").read_text())["trainings"] == 3
+    for figure in ("figure7.png", "figure7.svg", "figure8.png", "figure8.svg"):
+        assert (output / figure).stat().st_size > 5_000
+
+
+def test_what_is_whole_is_not_done_again_and_more_can_be_added(swept):
+    """Half by cosine is added; the base is tried again; a cell whose file was lost is evaluated from its records."""
+    output, before, _ = swept
+    (output / "cells" / "base" / "evaluation").unlink(missing_ok=True)
+    written = {path: path.stat().st_mtime_ns for path in output.glob("cells/*/cell.json")}
+    records = {path: path.stat().st_mtime_ns for path in output.glob("cells/*/training/training.json")}
+    record, steps = run(job(output, metrics=["l0", "cosine", "random"]))
+    added = {cell.training for cell in record.cells} - {cell.training for cell in before.cells}
+    assert steps[0].total == 2 + 3 * len(added)
+    assert len(added) == 1
+    assert record.missing == 0
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert {path: path.stat().st_mtime_ns for path in records} == records
+    assert record.base is not None
+    assert record.base.mean_weight is not None
+    again, steps = run(job(output, metrics=["l0", "cosine", "random"]))
+    assert steps[0].total == 0
+    assert again.cells == record.cells
+    assert again.means == record.means
+
+
+def test_another_sweep_in_the_folder_is_refused(swept):
+    output, _, _ = swept
+    with pytest.raises(ConfigurationError, match=r"training max_steps 2 ≠ 3"):
+        run(job(output, training={**TRAINING, "max_steps": 3}))
+    with pytest.raises(ConfigurationError, match="questions 6 ≠ 5"):
+        run(job(output, evaluation={"bench": "demo", "limit": 5}))
+
+
+def test_what_cannot_work_is_refused_before_anything_runs(tmp_path):
+    with pytest.raises(ConfigurationError, match="it leaves 2 to train on, and a step takes 4"):
+        plan(job(tmp_path / "few", ratios=["0.1"]))
+    with pytest.raises(ValueError, match="cooccurrence is swept over and not computed"):
+        job(tmp_path / "unscored", metrics=["cooccurrence"])
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(ConfigurationError, match=r"holds thesis\.tex"):
+        run(job(tmp_path / "mine"))
+    assert [path.name for path in (tmp_path / "mine").iterdir() if path.name != ".lock"] == ["thesis.tex"]
+
+
+def test_the_grid_counts_what_is_shared():
+    """By brute force: all combinations, those on all data being one for each method and seed."""
+    the_job = job(Path("nowhere"), ratios=["0.1", "0.5", "1"], seeds=3, methods=["sft", "dpo"])
+    combinations = {
+        (method, "full" if ratio == "1" else f"{metric}-{ratio}", seed)
+        for method in ("sft", "dpo")
+        for metric in ("l0", "random")
+        for ratio in ("0.1", "0.5", "1")
+        for seed in range(3)
+    }
+    assert n_trainings(the_job) == (len(combinations), 6)
+    assert len(list(choices(the_job))) == 2 + 2 * 3 + 1
+
+
+def cell(metric: str, ratio: float, seed: int, score: float, weight: float | None = None) -> Cell:
+    tuned = Tuned(
+        model_sha256="", n_train=1, steps=1, score=score, macro=score, categories={}, n=1, failures=0, seconds=0,
+        mean_weight=weight,
+    )  # fmt: skip
+    return Cell(
+        method="sft", metric=metric, ratio=ratio, seed=seed, n_samples=1, training=f"{metric}{ratio}{seed}", tuned=tuned
+    )
+
+
+def test_findings_name_exactly_the_ratios_at_which_differences_are_beyond_chance():
+    rng = random.Random(3)
+    effect = {0.1: 4.0, 0.2: -4.0, 0.3: 0.0}
+    cells = [cell("full", 1.0, seed, 91 + rng.gauss(0, 0.1)) for seed in range(4)]
+    for ratio, lift in effect.items():
+        cells += [cell("random", ratio, seed, 90 + rng.gauss(0, 0.3)) for seed in range(4)]
+        cells += [cell("cosine", ratio, seed, 90 + lift + rng.gauss(0, 0.3)) for seed in range(4)]
+    found = {(each.metric, each.ratio): each for each in means(cells)}
+    for (metric, ratio), each in found.items():
+        scores = [c.tuned.score for c in cells if (c.metric, c.ratio) == (metric, ratio) and c.tuned]
+        mean = sum(scores) / 4
+        assert each.mean == pytest.approx(mean)
+        assert each.standard_error == pytest.approx(math.sqrt(sum((s - mean) ** 2 for s in scores) / 3 / 4))
+    for ratio in effect:
+        one, other = found["cosine", ratio], found["random", ratio]
+        t = abs(one.mean - other.mean) / math.hypot(one.standard_error, other.standard_error)
+        tested: Any = ttest_ind(one.scores, other.scores, equal_var=False)
+        assert bool(difference(one, other)) == (tested.pvalue < 0.05)
+        assert (t > 4) == (difference(one, other) != 0)
+    said = findings(None, list(found.values()), ())
+    assert said[0] == "sft: cosine beats random selection at 0.1 and is worse at 0.2"
+    assert said[1] == "sft: cosine beats training on all data at 0.1 and is worse at 0.2, 0.3"
+
+
+def test_one_seed_proves_nothing():
+    one, other = (
+        Mean(method="sft", metric=name, ratio=0.5, scores=(score,), mean=score, standard_error=None)
+        for name, score in (("cosine", 99.0), ("random", 1.0))
+    )
+    assert difference(one, other) == 0
+    assert "with one seed nothing says" in findings(None, (one, other), ())[-1]
+
+
+def test_correlation_is_over_trainings_and_not_over_the_cells_that_share_them():
+    cells = [cell("l0", ratio / 10, 0, 80 + ratio**2, weight=ratio / 10) for ratio in range(1, 6)]
+    (found,) = correlations([*cells, *cells])
+    assert found.n == 5
+    assert found.spearman == pytest.approx(1)
+    assert 0.9 < found.pearson < 1
