@@ -6,6 +6,8 @@ import typer
 
 from curate.errors import ConfigurationError
 
+DEMO = "demo"  # as data set and as model
+
 
 def folder(text: str) -> Any:
     """A path or URL as an object of `curate.storage`; a parser for typer."""
@@ -55,6 +57,19 @@ def typed(ctx: typer.Context, name: str) -> bool:
     """Whether the option was given on the command line, and not by default, environment or configuration file."""
     source = ctx.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
+
+
+def without_configured_for_demo(ctx: typer.Context, options: dict[str, Any]) -> dict[str, Any]:
+    """Options without a configured model and SAE where the demo is to be scored.
+
+    A team's configured ones are for its own data; the demo is scored with them only when asked to here.
+    """
+    model, sae = options["model"], options["sae"]
+    if options["dataset"] in (None, DEMO) and not typed(ctx, "model"):
+        model = DEMO
+    if model == DEMO and not typed(ctx, "sae"):
+        sae = None
+    return {**options, "model": model, "sae": sae}
 
 
 def pairs(option: str, text: str | None) -> dict[str, str] | None:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from curate.cli.arguments import DryRun, PrintJob, only_described, option_error
+from curate.cli.arguments import DryRun, PrintJob, only_described, option_error, without_configured_for_demo
 
 DATA, MODEL, METRICS, RESOURCES = "Data", "Model and dictionary", "Metrics", "Resources"
 
@@ -43,9 +43,20 @@ def calibrate(
     seed: Annotated[int, typer.Option(help="Of the draw, and of the damages.", rich_help_panel=DATA)] = 0,
     model: Annotated[
         str | None,
-        typer.Option(help="As of curate score; by default demo for the demo data.", rich_help_panel=MODEL),
+        typer.Option(
+            help="As of curate score, and as configured for it; by default demo for the demo data.",
+            envvar=["CURATE_CALIBRATE_MODEL", "CURATE_SCORE_MODEL"],
+            rich_help_panel=MODEL,
+        ),
     ] = None,
-    sae: Annotated[str | None, typer.Option(help="SAE trained on that model.", rich_help_panel=MODEL)] = None,
+    sae: Annotated[
+        str | None,
+        typer.Option(
+            help="SAE trained on that model, if not as configured for curate score.",
+            envvar=["CURATE_CALIBRATE_SAE", "CURATE_SCORE_SAE"],
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
     hook_layer: Annotated[
         int | None, typer.Option(help="Layer that the SAE reads, where its file does not say.", rich_help_panel=MODEL)
     ] = None,
@@ -93,7 +104,8 @@ def calibrate(
     from curate.experiments.calibrate import CalibrateJob
 
     own = ("output", "samples", "damages", "seed", "overwrite", "print_job", "dry_run", "json")
-    given = {name: value for name, value in ctx.params.items() if name not in own and value is not None}
+    options = without_configured_for_demo(ctx, ctx.params)
+    given = {name: value for name, value in options.items() if name not in own and value is not None}
     content: dict[str, Any] = {"output": output, "samples": samples, "seed": seed, "score": job_arguments(given)}
     if damages is not None:
         content["damages"] = [damage.strip() for damage in damages.split(",")]

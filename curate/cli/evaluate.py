@@ -122,7 +122,7 @@ def evaluate(
         "answers": answers,
         "max_new_tokens": max_new_tokens,
         "batch_size": batch_size,
-        "output": output or f"runs/evaluation-{Path(bench).name}-{Path(name or answers or '').stem}",
+        "output": output or f"runs/evaluation-{Path(bench).name}-{_called(name or answers or '')}",
         "judge": {field: value for field, value in judge.items() if value is not None},
     }
     if name is not None:
@@ -133,6 +133,12 @@ def evaluate(
         raise option_error(error) from error
     if not only_described(job, print_job, dry_run, json, overwrite):
         run_job(job, json, overwrite, retry_failed)
+
+
+def _called(candidate: str) -> str:
+    """What tells a model or a file of answers from others; what `curate train` writes is always called model."""
+    path = Path(candidate.removesuffix(".jsonl"))
+    return f"{path.parent.name}-{path.name}" if path.name == "model" and path.parent.name else path.name
 
 
 def run_job(job: Any, json: bool = False, overwrite: bool = False, retry_failed: bool = False) -> None:
@@ -158,4 +164,6 @@ def run_job(job: Any, json: bool = False, overwrite: bool = False, retry_failed:
     evaluate_summarize.print_summary(f"{record.candidate} on {record.bench}, {judge}", record.summary)
     if record.unanswered:
         OUT.print(f"{record.unanswered:,} questions do not fit the model; answers.jsonl says why")
+    if record.cut:
+        OUT.print(f"{record.cut:,} answers were cut after --max-new-tokens, and judged so; answers.jsonl says which")
     OUT.print("evaluation:", printable(job.output), soft_wrap=True)

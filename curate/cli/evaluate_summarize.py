@@ -1,5 +1,6 @@
 """`curate evaluate summarize`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,7 +41,7 @@ def summarize(
     if json and published:
         print_json({name: {key: line.model_dump() for key, line in lines.items()} for name, lines in found.items()})
     elif json:
-        print_json({name: summary.model_dump() for name, summary in found.items()})
+        print_json({name: {**_judged(reviews[name]), **summary.model_dump()} for name, summary in found.items()})
     elif published:
         for name, lines in found.items():
             OUT.print(printable(name))
@@ -48,7 +49,17 @@ def summarize(
                 OUT.print(printable(f"{key} {line.relative} {line.reference} {line.candidate}"))
     else:
         for name, summary in found.items():
-            print_summary(name, summary)
+            judged = _judged(reviews[name])
+            by = ", ".join(judged["judges"]) or "a judge that the file does not name"
+            print_summary(f"{name}, judged by {by}, {', '.join(judged['orders'])}", summary)
+
+
+def _judged(reviews: Sequence[Any]) -> dict[str, list[str]]:
+    """By whom, and in which orders: files with several are summed up, and say so."""
+    return {
+        "judges": sorted({review.review_model for review in reviews if review.review_model}),
+        "orders": sorted({review.order for review in reviews}),
+    }
 
 
 def print_summary(title: str, summary: Any) -> None:
@@ -64,8 +75,11 @@ def print_summary(title: str, summary: Any) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     for name, figures in [*summary.categories.items(), ("pooled", summary.pooled)]:
         means = f"{figures.n:,}", f"{figures.reference:.2f}", f"{figures.candidate:.2f}"
-        table.add_row(printable(name), *means, f"{figures.relative:.1f}", f"{figures.low:.1f} to {figures.high:.1f}")
-    macro = summary.macro
-    table.add_row("macro mean", "", "", "", f"{macro.relative:.1f}", f"{macro.low:.1f} to {macro.high:.1f}")
+        table.add_row(printable(name), *means, f"{figures.relative:.1f}", _interval(figures))
+    table.add_row("macro mean", "", "", "", f"{summary.macro.relative:.1f}", _interval(summary.macro))
     OUT.print(table)
     OUT.print(f"{summary.failures:,} of {summary.n + summary.failures:,} failed to be judged, and are left out")
+
+
+def _interval(figures: Any) -> str:
+    return "-" if figures.low is None else f"{figures.low:.1f} to {figures.high:.1f}"

@@ -117,7 +117,10 @@ def curate(
     Start with `curate score`, which ranks a small demo data set with a small demo model, then
     `curate show RUN` and `curate select RUN --ratio 0.2`.
     """
-    ctx.default_map = configured(ctx.command, [Path(typer.get_app_dir("curate")) / CONFIG_FILE, Path(CONFIG_FILE)])
+    defaults = configured(ctx.command, [Path(typer.get_app_dir("curate")) / CONFIG_FILE, Path(CONFIG_FILE)])
+    # A team names its model and SAE once.
+    named = {name: value for name, value in defaults.get("score", {}).items() if name in ("model", "sae")}
+    ctx.default_map = {**defaults, **{verb: {**named, **defaults.get(verb, {})} for verb in ("calibrate", "sweep")}}
 
 
 def configured(group: Any, files: list[Path]) -> dict[str, Any]:

@@ -41,11 +41,13 @@ class Rates:
 
     def __init__(self) -> None:
         self._first: dict[str, tuple[float, int, int]] = {}
+        self._last: dict[str, int] = {}
 
     def of(self, step: "Step") -> str:
         now = time.monotonic()
-        if step.stage in self._first and step.done < self._first[step.stage][1]:
+        if step.done < self._last.get(step.stage, 0):
             del self._first[step.stage]  # another run's stage of this name begins
+        self._last[step.stage] = step.done
         start, done, tokens = self._first.setdefault(step.stage, (now, step.done, step.tokens))
         if step.done == done:
             return "starting workers" if done == 0 and step.stage not in ("check", *UNITS) else ""
@@ -96,6 +98,6 @@ def progress() -> Iterator[Callable[["Step"], None]]:
                 return
             if "cluster" in tasks:
                 bars.remove_task(tasks.pop("cluster"))
-            bars.update(tasks[step.stage], completed=step.done, rate=rates.of(step))
+            bars.update(tasks[step.stage], completed=step.done, total=step.total or None, rate=rates.of(step))
 
         yield bar

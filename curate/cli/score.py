@@ -6,10 +6,19 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from curate.cli.arguments import DryRun, PrintJob, folder, only_described, option_error, pairs, typed
+from curate.cli.arguments import (
+    DEMO,
+    DryRun,
+    PrintJob,
+    folder,
+    only_described,
+    option_error,
+    pairs,
+    typed,
+    without_configured_for_demo,
+)
 from curate.errors import ConfigurationError
 
-DEMO = "demo"
 DATA, MODEL, METRICS, RUN, RESOURCES = "Data", "Model and dictionary", "Metrics", "Run", "Resources"
 
 
@@ -286,17 +295,10 @@ def stored_arguments(run: Any, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _completed(ctx: typer.Context, options: dict[str, Any]) -> dict[str, Any]:
-    """Options with a run folder, and without a configured model and SAE where the demo is to be scored.
-
-    A team's configured ones are for its own data; the demo is scored with them only when asked to here.
-    """
-    model, sae = options["model"], options["sae"]
-    if options["dataset"] == DEMO and not typed(ctx, "model"):
-        model = DEMO
-    if model == DEMO and not typed(ctx, "sae"):
-        sae = None
+    """Options with a run folder, and with the demo's own model and SAE for the demo."""
+    options = without_configured_for_demo(ctx, options)
     output = options["output"] or Path("runs") / f"{Path(options['dataset']).stem}-{datetime.now():%Y%m%d-%H%M%S}"
-    return {**options, "model": model, "sae": sae, "output": output}
+    return {**options, "output": output}
 
 
 def _announce(plan: Any, rows: int) -> None:

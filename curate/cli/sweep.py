@@ -4,10 +4,19 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from curate.cli.arguments import DryRun, PrintJob, only_described, option_error
-from curate.errors import RunStopped
+from curate.cli.arguments import (
+    DEMO,
+    DryRun,
+    PrintJob,
+    only_described,
+    option_error,
+    typed,
+    without_configured_for_demo,
+)
+from curate.errors import ConfigurationError, RunStopped
 
 DATA, GRID, TRAINING, EVALUATION, RESOURCES = "Data", "Grid", "Training", "Evaluation", "Resources"
+_OF_DATA = ("dataset", "data_dir", "split", "limit", "sae")
 _OF_TRAINING = ("lr", "epochs", "max_steps", "batch_size", "gradient_accumulation_steps", "lora_r")
 _OF_SWEEP = ("run", "seeds", "workers", "model_score", "model_score_samples", "parallel", "address", "keep_models")
 
@@ -29,9 +38,20 @@ def sweep(
     limit: Annotated[int | None, typer.Option(help="Only the first N rows.", rich_help_panel=DATA)] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Hub id or folder of the model that scores and is tuned.", rich_help_panel=DATA),
+        typer.Option(
+            help="Hub id or folder of the model that scores and is tuned, if not as configured for curate score.",
+            envvar=["CURATE_SWEEP_MODEL", "CURATE_SCORE_MODEL"],
+            rich_help_panel=DATA,
+        ),
     ] = None,
-    sae: Annotated[str | None, typer.Option(help="SAE trained on that model.", rich_help_panel=DATA)] = None,
+    sae: Annotated[
+        str | None,
+        typer.Option(
+            help="SAE trained on that model, if not as configured for curate score.",
+            envvar=["CURATE_SWEEP_SAE", "CURATE_SCORE_SAE"],
+            rich_help_panel=DATA,
+        ),
+    ] = None,
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes a GPU if there is one.", rich_help_panel=DATA)
     ] = "auto",
@@ -120,7 +140,13 @@ def sweep(
     from curate.experiments.sweep_job import PRESETS, SweepJob
 
     given = ctx.params
-    on_demo = dataset in (None, "demo") and model in (None, "demo") and run is None
+    if run is None:
+        given = without_configured_for_demo(ctx, given)
+    elif named_too := [name for name in _OF_DATA if typed(ctx, name)]:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in named_too)
+        raise ConfigurationError(f"--run: its data are scored already; leave out {options}")
+    dataset, model, sae = (given[name] for name in ("dataset", "model", "sae"))
+    on_demo = run is None and dataset in (None, DEMO) and model == DEMO
     defaults = PRESETS["demo"] if on_demo else {}
     training = PRESETS["demo"]["training"] if preset == "demo" or (preset is None and on_demo) else {}
 
@@ -134,11 +160,18 @@ def sweep(
         content["score"] = {"dataset": {**named(name=dataset), **rows}, "model": spec, **named(sae=sae)}
     content["training"] = {**training, **named(**{name: given[name] for name in _OF_TRAINING})}
     evaluation = {**defaults.get("evaluation", {}), **named(bench=bench, limit=questions)}
-    if model is not None:
+    if run is not None and not typed(ctx, "model"):
+        if typed(ctx, "device"):
+            raise ConfigurationError("--device goes with --model: name the model, too")
+    elif model is not None:
         evaluation["model"] = spec
     content["evaluation"] = {**evaluation, "judge": named(url=judge_url, model=judge_model)}
-    content["methods"] = methods.split(",")
-    content |= {name: text.split(",") for name, text in (("metrics", metrics), ("ratios", ratios)) if text}
+    content["methods"] = [name.strip() for name in methods.split(",")]
+    content |= {
+        name: [part.strip() for part in text.split(",")]
+        for name, text in (("metrics", metrics), ("ratios", ratios))
+        if text
+    }
     try:
         job = SweepJob.model_validate(content)
     except ValidationError as error:
@@ -182,8 +215,8 @@ def _print_table(record: Any, method: str) -> None:
     of = [each for each in record.means if each.method == method]
     metrics = list(dict.fromkeys(each.metric for each in of))
     found = {(each.metric, each.ratio): each for each in of}
-    base = f"; base model {record.base.score:.1f}" if record.base else ""
-    title = printable(f"{method}: score in % of the reference, ± standard error over seeds{base}")
+    base = f"; base model {record.base.relative:.1f}" if record.base else ""
+    title = printable(f"{method}: relative score (%) ± standard error over seeds{base}")
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0))
     table.add_column("ratio", no_wrap=True)
     for metric in metrics:

@@ -132,7 +132,11 @@ def train(
         typer.Option(help="Of several workers: each a whole model, or a part of one.", rich_help_panel=RESOURCES),
     ] = "ddp",
     address: Annotated[
-        str | None, typer.Option(help="A running Ray cluster, for several workers.", rich_help_panel=RESOURCES)
+        str | None,
+        typer.Option(
+            help="A running Ray cluster to train on; by default that of RAY_ADDRESS, else this machine.",
+            rich_help_panel=RESOURCES,
+        ),
     ] = None,
     prepare_workers: Annotated[
         int | None, typer.Option(help="Threads that read all samples once, before.", rich_help_panel=RESOURCES)
@@ -160,7 +164,7 @@ def train(
         raise ConfigurationError("--dtype and --device go with --model: name it, too")
     chosen = {option: ctx.params[option] for option in _OF_PARAMETERS if ctx.params[option] is not None}
     if lora_target is not None:
-        chosen["lora_target"] = lora_target.split(",")
+        chosen["lora_target"] = [name.strip() for name in lora_target.split(",")]
     content = {
         "method": method,
         "data": data,

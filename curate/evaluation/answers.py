@@ -10,8 +10,10 @@ from curate.evaluation.benches.folder import AnswerRow, read_rows
 from curate.evaluation.job import Generation
 from curate.evaluation.journal import append, cut_torn_line, replace
 from curate.fingerprint import text_sha256
-from curate.models.family import InputBuilder, ModelInputs, WholeModel
+from curate.models.family import InputBuilder, ModelInfo, ModelInputs, WholeModel
 from curate.scoring.memory import is_out_of_memory
+
+CUT = "cut_at"
 
 
 def answered(
@@ -21,7 +23,7 @@ def answered(
 
     A batch is always the same questions, and only whole batches are kept, so the answers do not depend on where a
     generation was cut off. A question that does not fit the model has an empty answer, with the reason as `error`
-    among its `metadata`.
+    among its `metadata`; an answer that came to no end has there, as `cut_at`, after how many tokens it was cut.
 
     Args:
         path: `answers.jsonl`, in the fields of LLaVA's `llava/eval/model_vqa.py`.
@@ -44,7 +46,9 @@ def answered(
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                raise RunStopped("out of memory: take a lower --batch-size or --max-new-tokens") from error
+                raise RunStopped(
+                    "out of memory: begin anew with --overwrite and a lower --batch-size or --max-new-tokens"
+                ) from error
             append(path, rows)
             kept += [AnswerRow.model_validate(row) for row in rows]
             report(len(kept))
@@ -78,22 +82,24 @@ def _answer(
         except SampleError as error:
             errors[question.question_id] = f"{type(error).__name__}: {error}"
     said: dict[int | str, str] = {}
+    metadata: dict[int | str, dict[str, Any]] = {number: {"error": error} for number, error in errors.items()}
     if inputs:
-        room = context - max(len(built.input_ids) for built in inputs.values())
-        ids = model.generate(list(inputs.values()), min(generation.max_new_tokens, room))
-        said = dict(zip(inputs, map(builder.decode, ids), strict=True))
-    return [_row(question, generation.model.sha256, generation.model.name, said, errors) for question in batch]
+        # Each has the room that it would have alone, whatever stands beside it.
+        rooms = [min(generation.max_new_tokens, context - len(built.input_ids)) for built in inputs.values()]
+        answers = model.generate(list(inputs.values()), max(rooms))
+        for number, room, ids in zip(inputs, rooms, answers, strict=True):
+            said[number] = builder.decode(ids[:room])
+            metadata[number] = {CUT: room} if len(ids) >= room else {}
+    return [_row(question, generation.model, said, metadata[question.question_id]) for question in batch]
 
 
-def _row(
-    question: Question, sha256: str, name: str, said: dict[int | str, str], errors: dict[int | str, str]
-) -> dict[str, Any]:
-    text, error = said.get(question.question_id, ""), errors.get(question.question_id)
+def _row(question: Question, model: ModelInfo, said: dict[int | str, str], metadata: dict[str, Any]) -> dict[str, Any]:
+    text = said.get(question.question_id, "")
     return {
         "question_id": question.question_id,
         "prompt": question.text,
         "text": text,
-        "answer_id": text_sha256(f"{sha256} {question.question_id} {text}")[:22],
-        "model_id": name,
-        "metadata": {} if error is None else {"error": error},
+        "answer_id": text_sha256(f"{model.sha256} {question.question_id} {text}")[:22],
+        "model_id": model.name,
+        "metadata": metadata,
     }

@@ -6,11 +6,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from curate import __version__
 from curate.errors import ConfigurationError, DataError, RunStopped
-from curate.evaluation.answers import answered
+from curate.evaluation.answers import CUT, answered
 from curate.evaluation.job import EvaluatePlan, Generation
 from curate.evaluation.judging import RULES_JUDGE, reviewed
 from curate.evaluation.reviews import scored
@@ -55,6 +55,7 @@ class EvaluationRecord(BaseModel):
     judge: JudgeRecord
     questions: int
     unanswered: int = Field(description="questions that do not fit the model, and are in no figure")
+    cut: int = Field(description="answers that came to no end, and were judged as far as they go")
     summary: Summary
     seconds: float = Field(description="of the last session")
     versions: dict[str, str]
@@ -88,16 +89,25 @@ def evaluate(
     try:
         with locked(location(str(output))):
             _check_output(output, the_plan, overwrite)
-            if (output / RECORD).exists():
-                record = EvaluationRecord.model_validate_json((output / RECORD).read_bytes())
+            if (record := _whole(output / RECORD)) is not None:
                 if not (retry_failed and record.summary.failures):
                     return record
+                (output / RECORD).unlink()  # which says what will not be true any more
             return _evaluate(the_plan, output, report, retry_failed)
     except KeyboardInterrupt as stop:
         raise type(stop)(
             f"interrupted; {output} keeps what was answered and judged; the same command, without --overwrite, goes on "
             "from there"
         ) from None
+
+
+def _whole(file: Path) -> EvaluationRecord | None:
+    try:
+        return EvaluationRecord.model_validate_json(file.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise DataError(f"{file} is damaged; remove it, and the same command makes it anew") from error
 
 
 def _evaluate(
@@ -132,6 +142,7 @@ def _evaluate(
         judge=JudgeRecord(name=job.judge.model or RULES_JUDGE, url=job.judge.url, order=job.judge.order),
         questions=n,
         unanswered=sum("error" in answers[question.question_id].metadata for question in bench.questions),
+        cut=sum(CUT in answers[question.question_id].metadata for question in bench.questions),
         summary=summary,
         seconds=round(time.monotonic() - begun, 3),
         versions=_versions(the_plan),

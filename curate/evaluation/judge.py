@@ -31,11 +31,15 @@ class JudgeSpec(BaseModel):
     order: Literal["reference-first", "candidate-first", "both"] = Field(
         default="reference-first", description="which answer is shown first; both asks twice and takes the mean"
     )
-    temperature: float = Field(default=0.2, ge=0)
-    max_tokens: int = Field(default=1024, ge=1, description="of a reply")
+    temperature: float | None = Field(
+        default=0.2, ge=0, description="null leaves it to the endpoint, as some models ask"
+    )
+    max_tokens: int | None = Field(default=1024, ge=1, description="of a reply; null leaves it to the endpoint")
     concurrency: int = Field(default=8, ge=1, le=256, description="requests at a time")
     retries: int = Field(default=5, ge=0, le=100, description="of a request that fails, with back-off")
-    timeout: float = Field(default=120, gt=0, allow_inf_nan=False, description="seconds for one request")
+    timeout: float = Field(
+        default=120, gt=0, allow_inf_nan=False, description="seconds for which a request may be silent"
+    )
 
     @field_validator("url")
     @classmethod
@@ -82,7 +86,9 @@ def check_judge() -> None:
 
 def _key() -> str:
     for name in KEYS:
-        if value := os.environ.get(name):
+        if value := os.environ.get(name, "").strip():  # files of secrets end with a line feed
+            if not (value.isascii() and value.isprintable()):
+                raise ConfigurationError(f"{name} holds what no HTTP header can: line feeds, or letters beyond ASCII")
             return value
     raise ConfigurationError(
         f"--judge-url: set the judge's key in the environment, as {' or '.join(KEYS)}; a server that asks for none "
@@ -108,13 +114,15 @@ def asking(spec: JudgeSpec) -> Iterator[Callable[[str], Reply]]:
     def cleaned(text: str) -> str:
         return text.replace(key, "…") if len(key) >= _SHORTEST_SECRET else text
 
+    settings: Any = {name: getattr(spec, name) for name in ("temperature", "max_tokens")}
+    settings = {name: value for name, value in settings.items() if value is not None}
+
     def ask(prompt: str) -> Reply:
         try:
             completion = client.chat.completions.create(
                 model=str(spec.model),
                 messages=[{"role": "system", "content": SYSTEM}, {"role": "user", "content": prompt}],
-                temperature=spec.temperature,
-                max_tokens=spec.max_tokens,
+                **settings,
             )
             return Reply(cleaned(_content(completion)))
         except openai.APIStatusError as error:
@@ -123,8 +131,8 @@ def asking(spec: JudgeSpec) -> Iterator[Callable[[str], Reply]]:
             refusal = _REFUSALS.get(status, "leads elsewhere" if 300 <= status < 400 else None)
         except openai.APITimeoutError:
             return Reply("", f"no reply within {spec.timeout:g} s")
-        # The client's own errors, and those of a body that is no chat completion.
-        except (openai.OpenAIError, AttributeError, TypeError, IndexError, ValueError) as error:
+        # The client's own errors, and those of a body that is no chat completion or nested beyond all bounds.
+        except (openai.OpenAIError, AttributeError, TypeError, LookupError, ValueError, RecursionError) as error:
             return Reply("", cleaned(f"{type(error).__name__}: {first_line(error)}"))
         if refusal is not None:
             raise RunStopped(f"the judge at {spec.url} {refusal} (--judge-model {spec.model}): {said}")
@@ -141,4 +149,5 @@ def _content(completion: Any) -> str:
     content = completion.choices[0].message.content
     if not isinstance(content, str):
         raise ValueError("the reply holds no text")
-    return content
+    # Half a surrogate pair is no text, and would make the file of reviews unreadable.
+    return content.encode("utf-8", "replace").decode()

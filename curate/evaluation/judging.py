@@ -1,7 +1,7 @@
 """Reviews of a model's answers, each kept as soon as it is there."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -37,19 +37,15 @@ def reviewed(
 
     Args:
         path: `reviews.jsonl`, in the fields of LLaVA's `eval_gpt_review_bench.py`.
-        failed_path: where failed reviews go when they are tried again.
+        failed_path: where failed reviews go once another stands in their place.
         report: of how many of how many reviews there are.
 
     Raises:
         RunStopped: the judge refuses, or fails time after time.
     """
     cut_torn_line(path)
-    kept = read_rows(path, Review) if path.exists() else []
-    if retry_failed and (failed := [review for review in kept if review.failed]):
-        append(failed_path, (review.model_dump(by_alias=True) for review in failed))
-        kept = [review for review in kept if not review.failed]
-        replace(path, (review.model_dump(by_alias=True) for review in kept))
-    there = {(review.question_id, review.order) for review in kept}
+    kept = _last_ones(read_rows(path, Review)) if path.exists() else {}
+    there = {key for key, review in kept.items() if not (retry_failed and review.failed)}
     asked = [question for question in bench.questions if "error" not in answers[question.question_id].metadata]
     tasks: list[Task] = [(question, order) for question in asked for order in judge.orders]
     to_do = [task for task in tasks if (task[0].question_id, task[1]) not in there]
@@ -61,7 +57,25 @@ def reviewed(
         report(len(tasks), len(tasks))
     elif to_do:
         _ask_all(bench, answers, judge, path, to_do, lambda done: report(len(tasks) - len(to_do) + done, len(tasks)))
-    return read_rows(path, Review)
+    return _without_those_asked_again(path, failed_path)
+
+
+def _last_ones(reviews: Iterable[Review]) -> dict[tuple[int | str, Order], Review]:
+    """The newest review of each question in each order."""
+    return {(review.question_id, review.order): review for review in reviews}
+
+
+def _without_those_asked_again(path: Path, failed_path: Path) -> list[Review]:
+    """The reviews that count; failed ones stay among them until others are there, and only then go to their file."""
+    reviews = read_rows(path, Review) if path.exists() else []
+    last = list(_last_ones(reviews).values())
+    if len(last) < len(reviews):
+        cut_torn_line(failed_path)
+        moved = read_rows(failed_path, Review) if failed_path.exists() else []
+        older = [review for review in reviews if review not in last and review not in moved]
+        append(failed_path, (review.model_dump(by_alias=True) for review in older))
+        replace(path, (review.model_dump(by_alias=True) for review in last))
+    return last
 
 
 def _ask_all(

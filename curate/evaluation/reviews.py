@@ -20,6 +20,7 @@ class Review(BaseModel):
             it is called `tuple`, in older ones `score`.
         content: the judge's reply; None where right answers were known and nobody was asked.
         order: which answer was shown first; in published files the reference.
+        review_model: the judge, where the file names it.
         error: why there is no reply.
     """
 
@@ -30,6 +31,7 @@ class Review(BaseModel):
     pair: tuple[float, float] = Field(validation_alias=AliasChoices("tuple", "score"), serialization_alias="tuple")
     content: str | None = None
     order: Order = "reference-first"
+    review_model: str | None = None
     error: str | None = None
 
     @property

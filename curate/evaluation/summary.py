@@ -16,11 +16,11 @@ class _Record(BaseModel):
 
 
 class Relative(_Record):
-    """A relative score, in %, with the bounds of its 95% bootstrap interval over questions."""
+    """A relative score, in %, with the bounds of its 95% bootstrap interval over questions; one question has none."""
 
     relative: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 class Figures(Relative):
@@ -48,12 +48,10 @@ def summarize(found: Sequence[Scored], failures: int) -> Summary:
     questions; those of the macro mean are drawn within each category.
 
     Raises:
-        DataError: no question has scores, or the references' are all zero.
+        DataError: no question has scores, or all of a category's references have zero.
     """
     if not found:
         raise DataError(f"no question has scores: {failures:,} failed")
-    if not any(each.reference for each in found):
-        raise DataError("the references' scores are all zero, so nothing is relative to them")
     rng = np.random.default_rng(SEED)
     pooled, _ = _figures(found, rng)
     names = sorted({each.category for each in found if each.category is not None})
@@ -71,10 +69,16 @@ def summarize(found: Sequence[Scored], failures: int) -> Summary:
 
 
 def _figures(found: Sequence[Scored], rng: np.random.Generator) -> tuple[Figures, np.ndarray]:
-    """The figures of some questions, and their relative score in each resample."""
+    """The figures of some questions, and their relative score in each resample; NaN where it has none."""
+    if not any(each.reference for each in found):
+        raise DataError(
+            f"{found[0].category or 'all'}: the references' scores are zero, so nothing is relative to them"
+        )
     scores = np.array([(each.reference, each.candidate) for each in found])
     drawn = np.array([scores[rng.integers(0, len(scores), len(scores))].mean(0) for _ in range(RESAMPLES)])
-    ratios = drawn[:, 1] / drawn[:, 0] * 100
+    ratios = drawn[:, 1] / np.where(drawn[:, 0] > 0, drawn[:, 0], np.nan) * 100
+    if len(scores) < 2:
+        ratios[:] = np.nan  # which would be an interval of no width
     reference, candidate = map(float, scores.mean(0))
     low, high = _bounds(ratios)
     relative = candidate / reference * 100
@@ -83,8 +87,10 @@ def _figures(found: Sequence[Scored], rng: np.random.Generator) -> tuple[Figures
     ), ratios
 
 
-def _bounds(ratios: np.ndarray) -> tuple[float, float]:
-    low, high = np.quantile(ratios, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+def _bounds(ratios: np.ndarray) -> tuple[float, float] | tuple[None, None]:
+    if np.isnan(ratios).all():
+        return None, None
+    low, high = np.nanquantile(ratios, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 

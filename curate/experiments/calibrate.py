@@ -2,6 +2,7 @@
 
 import io
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from itertools import islice
@@ -16,8 +17,8 @@ from upath import UPath
 from curate import __version__
 from curate.datasets import Dataset, DatasetSpec, open_dataset
 from curate.errors import ConfigurationError, DataError, SampleError
-from curate.experiments.calibration import Calibration, Found, sentences
-from curate.experiments.damage import DAMAGES
+from curate.experiments.calibration import CONTROLS, FEWEST, Calibration, Found, sentences
+from curate.experiments.damage import DAMAGES, OF_ANOTHER
 from curate.experiments.paired_auroc import own_share, paired_auroc
 from curate.manifest.atomic import write_batches, write_text
 from curate.manifest.inputs import INPUTS_FILE, RunInputs, read_inputs, write_inputs
@@ -25,15 +26,14 @@ from curate.manifest.lock import LOCK, locked
 from curate.manifest.record import MANIFEST, RunRecord
 from curate.manifest.verify import read_tables
 from curate.metrics import METRICS
-from curate.pipeline.job import ScoreJob, agreeing, versions
+from curate.pipeline.job import ScoreJob, agreeing, inside, versions
 from curate.pipeline.score import score
-from curate.pipeline.session import Report
+from curate.pipeline.session import Progress, Report
 from curate.sample import Sample
 from curate.storage import absolute, location, remove
 
 ORIGINAL, DAMAGED, SAMPLES, RECORD, PLOT = "original", "damaged", "samples", "calibration.json", "calibration.png"
 OURS = {ORIGINAL, DAMAGED, SAMPLES, RECORD, PLOT, INPUTS_FILE, LOCK}
-FEWEST_MATCHED = 20
 _PARTS = [pa.field("question", pa.string()), pa.field("image", pa.binary())]
 _PARTS += [pa.field("chosen", pa.string()), pa.field("rejected", pa.string())]
 ORIGINAL_SCHEMA = pa.schema([*_PARTS, pa.field("source_row", pa.int64())])
@@ -66,10 +66,15 @@ class CalibrateJob(BaseModel):
     @field_validator("score", mode="before")
     @classmethod
     def _score_into_output(cls, score: Any, info: ValidationInfo) -> Any:
+        """Every metric there is, or those that are named, and always the controls."""
         if not isinstance(score, dict | None) or "output" not in info.data:
             return score
-        parameters = {"metrics": tuple(METRICS), **((score or {}).get("parameters") or {})}
-        return {**(score or {}), "output": f"{info.data['output']}/{ORIGINAL}", "parameters": parameters}
+        content = inside(score, "score", f"{info.data['output']}/{ORIGINAL}")
+        parameters = {"metrics": tuple(METRICS), **(content.get("parameters") or {})}
+        metrics = parameters["metrics"]
+        if isinstance(metrics, list | tuple):
+            parameters["metrics"] = (*metrics, *(name for name in CONTROLS if name not in metrics))
+        return {**content, "parameters": parameters}
 
     @field_validator("damages")
     @classmethod
@@ -138,7 +143,7 @@ def calibrate(the_plan: CalibratePlan, report: Report, overwrite: bool = False) 
                 if (output / name).exists():
                     remove(output / name)
         _refuse_another(the_plan, output)
-        counts = _write_samples(the_plan, output / SAMPLES)
+        counts = _samples(the_plan, output / SAMPLES, report)
         original = _scored(job, ORIGINAL, None, report)
         weights = f"{job.output}/{ORIGINAL}" if job.score.parameters.needs_weights else None
         damaged = _scored(job, DAMAGED, weights, report)
@@ -146,11 +151,11 @@ def calibrate(the_plan: CalibratePlan, report: Report, overwrite: bool = False) 
         record = Calibration(
             version=__version__,
             job=job.model_dump(mode="json"),
-            hashes=original.hashes.model_dump() | {"dataset": the_plan.dataset.fingerprint()},
+            hashes=original.hashes.model_dump(),
             hook_layer=original.hook_layer,
-            samples=counts[ORIGINAL],
-            unreadable=counts["unreadable"],
-            not_applicable={damage: counts[f"no {damage}"] for damage in job.damages},
+            samples=counts.originals,
+            unreadable=counts.unreadable,
+            not_applicable=counts.not_applicable,
             quarantined=original.counts.quarantined + damaged.counts.quarantined,
             found=found,
             sentences=sentences(found),
@@ -180,19 +185,44 @@ class _Drawn(NamedTuple):
     image_sha256: bytes
 
 
-def _write_samples(the_plan: CalibratePlan, folder: UPath) -> dict[str, int]:
-    """Write the originals and their damaged copies as two tables; the same settings write the same bytes.
+class _Counts(NamedTuple):
+    """Of the tables: how many originals, rows that could not be read, and samples that a damage cannot be done to."""
 
-    Returns:
-        how many originals there are, how many rows could not be read, and, as `no DAMAGE`, to how many samples a damage
-        cannot be done.
+    originals: int
+    unreadable: int
+    not_applicable: dict[str, int]
+
+
+def _samples(the_plan: CalibratePlan, folder: UPath, report: Report) -> _Counts:
+    """Write the originals and their damaged copies as two tables, unless they are there.
+
+    Raises:
+        ConfigurationError: no damage can be done to any of them.
+        DataError: too few can be read.
     """
     job, dataset = the_plan.job, the_plan.dataset
     positions = range(len(dataset))
     if job.samples < len(dataset):
         positions = sorted(random.Random(f"calibrate:{job.seed}").sample(positions, job.samples))
+    if not (folder / f"{DAMAGED}.parquet").exists():  # which is written last
+        _write_samples(the_plan, positions, folder, report)
+    n = sum(table.num_rows for table in read_tables(folder, f"{ORIGINAL}.parquet", ["source_row"]))
+    copies = Counter(
+        damage
+        for table in read_tables(folder, f"{DAMAGED}.parquet", ["damage"])
+        for damage in table["damage"].to_pylist()
+    )
+    if not copies:
+        raise ConfigurationError(
+            f"--damages {', '.join(job.damages)}: none of them changes any of {n:,} samples; name others"
+        )
+    return _Counts(n, len(positions) - n, {damage: n - copies[damage] for damage in job.damages})
+
+
+def _write_samples(the_plan: CalibratePlan, positions: Sequence[int], folder: UPath, report: Report) -> None:
+    """Both tables; the same settings write the same bytes."""
+    job, dataset = the_plan.job, the_plan.dataset
     drawn: list[_Drawn] = []
-    counts = {f"no {damage}": 0 for damage in job.damages}
 
     def originals() -> Iterator[dict[str, Any]]:
         for position, (_, sample) in zip(positions, dataset.samples(positions), strict=True):
@@ -202,16 +232,16 @@ def _write_samples(the_plan: CalibratePlan, folder: UPath) -> dict[str, int]:
 
     def copies() -> Iterator[dict[str, Any]]:
         for index, each in enumerate(drawn):
-            rng = random.Random(f"{job.seed}:{each.sample_id}")
-            sample, other = _read(dataset, each), _other(drawn, each, rng)
-            read = None if other is None else _read(dataset, other)
+            report(Progress("samples", index, len(drawn)))
+            sample, other = _read(dataset, each), None
+            if OF_ANOTHER.intersection(job.damages):
+                found = _other(drawn, each, random.Random(f"{job.seed}:{each.sample_id}"))
+                other = found and _read(dataset, found)
             for damage in job.damages:
-                own = random.Random(f"{job.seed}:{each.sample_id}:{damage}")
-                copy = None if read is None else DAMAGES[damage](sample, read, own)
-                if copy is None:
-                    counts[f"no {damage}"] += 1
-                else:
+                copy = DAMAGES[damage](sample, other, random.Random(f"{job.seed}:{each.sample_id}:{damage}"))
+                if copy is not None:
                     yield {**_parts(copy), "damage": damage, "original": index}
+        report(Progress("samples", len(drawn), len(drawn)))
 
     folder.mkdir(parents=True, exist_ok=True)
     for name, schema, rows in ((ORIGINAL, ORIGINAL_SCHEMA, originals()), (DAMAGED, DAMAGED_SCHEMA, copies())):
@@ -220,7 +250,6 @@ def _write_samples(the_plan: CalibratePlan, folder: UPath) -> dict[str, int]:
             raise DataError(
                 f"{len(drawn)} of {len(positions)} samples of {dataset.name} can be read; to damage takes 2"
             )
-    return {ORIGINAL: len(drawn), "unreadable": len(positions) - len(drawn), **counts}
 
 
 def _tables(rows: Iterator[dict[str, Any]], schema: pa.Schema) -> Iterator[pa.Table]:
@@ -249,13 +278,14 @@ def _parts(sample: Sample) -> dict[str, Any]:
 
 
 def _scored(job: CalibrateJob, name: str, weights: str | None, report: Report) -> RunRecord:
-    """A table scored as the job says; images were resized when they were read."""
-    dataset = DatasetSpec(name=f"{job.output}/{SAMPLES}/{name}.parquet")
-    # A damaged copy that cannot be scored is no fault of the data.
-    tolerated = job.score.max_error_rate if name == ORIGINAL else 1.0
-    update = {"output": f"{job.output}/{name}", "dataset": dataset, "max_error_rate": tolerated}
-    weights = weights or job.score.weights
-    return score(job.score.model_copy(update={**update, "weights": weights}), report, lambda plan, done: None)
+    """A table scored as the job says; images were resized when they were read. What fails is counted, and left out."""
+    update = {
+        "output": f"{job.output}/{name}",
+        "dataset": DatasetSpec(name=f"{job.output}/{SAMPLES}/{name}.parquet"),
+        "max_error_rate": 1.0,
+        "weights": weights or job.score.weights,
+    }
+    return score(job.score.model_copy(update=update), report, lambda plan, done: None, go_on="the same command")
 
 
 def _compare(job: CalibrateJob, output: UPath, metrics: Sequence[str]) -> Iterator[Found]:
@@ -279,7 +309,7 @@ def _compare(job: CalibrateJob, output: UPath, metrics: Sequence[str]) -> Iterat
             auroc, own = paired_auroc(*scores), own_share(*scores)
             assert auroc is not None  # every pair counts
             matched = paired_auroc(*scores, lengths=lengths) if differ else None
-            enough = matched is not None and _matched_samples(*lengths) >= FEWEST_MATCHED
+            enough = matched is not None and _matched_samples(*lengths) >= FEWEST
             yield Found(
                 metric=metric,
                 damage=damage,

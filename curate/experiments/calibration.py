@@ -7,9 +7,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 WELL, SOMEWHAT = 0.8, 0.6
+UNKNOWN = "too few samples to tell"
 CONTROLS = ("length", "loglik", "random")
+FEWEST = 20  # with fewer, a standard error says too little
 LAST = (
-    "A metric that misses a damage cannot select against it: if your data may have it, do not pay for that selection."
+    "A metric that misses a damage will not keep such samples out: if your data may have it, do not pay for a "
+    "selection by that metric."
 )
 
 
@@ -32,8 +35,8 @@ class Found(BaseModel):
 
     @property
     def verdict(self) -> str:
-        """`finds well`, `finds somewhat`, `hardly finds`, `misses` or `prefers`, each beyond two standard errors."""
-        return _verdict(self.auroc, self.standard_error)
+        """As of `_verdict`; of too few samples, that they are."""
+        return _verdict(self.auroc, self.standard_error) if self.n >= FEWEST else UNKNOWN
 
 
 class Calibration(BaseModel):
@@ -43,7 +46,7 @@ class Calibration(BaseModel):
 
     version: str
     job: dict[str, Any]
-    hashes: dict[str, str | None] = Field(description="of data, model, SAE and feature weights")
+    hashes: dict[str, str | None] = Field(description="of the originals' table, model, SAE and feature weights")
     hook_layer: int
     samples: int = Field(description="that were damaged")
     unreadable: int = Field(description="rows that were drawn and could not be read")
@@ -54,10 +57,12 @@ class Calibration(BaseModel):
 
 
 def _verdict(auroc: float, error: float) -> str:
-    if auroc + 2 * error < 0.5:
+    """What is beyond two standard errors: that it finds the damage, prefers it, or at best hardly does either."""
+    low, high = auroc - 2 * error, auroc + 2 * error
+    if high < 0.5:
         return "prefers"
-    if auroc - 2 * error <= 0.5:
-        return "misses"
+    if low <= 0.5:
+        return "misses" if low > 1 - SOMEWHAT and high < SOMEWHAT else UNKNOWN
     return "finds well" if auroc >= WELL else "finds somewhat" if auroc >= SOMEWHAT else "hardly finds"
 
 
@@ -67,7 +72,7 @@ def sentences(found: Sequence[Found]) -> list[str]:
     for metric in dict.fromkeys(each.metric for each in found):
         own = [each for each in found if each.metric == metric]
         parts = []
-        for verdict in ("finds well", "finds somewhat", "hardly finds", "misses", "prefers"):
+        for verdict in ("finds well", "finds somewhat", "hardly finds", "misses", "prefers", UNKNOWN):
             named = [
                 f"{each.damage} ({_figure(each.auroc, each.standard_error)})" for each in own if each.verdict == verdict
             ]
@@ -75,7 +80,10 @@ def sentences(found: Sequence[Found]) -> list[str]:
                 parts.append(f"{verdict}: {', '.join(named)}")
         said.append(f"{metric}{' (a control)' if metric in CONTROLS else ''} {'; '.join(parts)}.")
     said += _of_length(found)
-    return [*said, LAST]
+    by_chance = (
+        f"{len(found):,} verdicts by two standard errors: about {max(1, round(len(found) / 20))} of them by chance."
+    )
+    return [*said, by_chance, LAST]
 
 
 def _of_length(found: Sequence[Found]) -> list[str]:
@@ -85,15 +93,20 @@ def _of_length(found: Sequence[Found]) -> list[str]:
         if any(each.matched_auroc is None for each in own):
             said.append(f"{damage} changes the length, and too few samples of equal length are left to tell more.")
             continue
-        kept = [
-            f"{each.metric} ({_figure(each.matched_auroc, each.matched_standard_error)})"
+        matched = {
+            f"{each.metric} ({_figure(each.matched_auroc, each.matched_standard_error)})": _verdict(
+                each.matched_auroc, each.matched_standard_error
+            )
             for each in own
-            if each.matched_auroc is not None
-            and each.matched_standard_error is not None
-            and _verdict(each.matched_auroc, each.matched_standard_error).startswith(("finds", "hardly"))
+            if each.matched_auroc is not None and each.matched_standard_error is not None
+        }
+        found_by = [name for name, verdict in matched.items() if verdict.startswith(("finds", "hardly"))]
+        parts = [
+            f"still found by {', '.join(found_by)}" if found_by else "found by no metric beyond two standard errors"
         ]
-        rest = f"still found by {', '.join(kept)}" if kept else "found by no metric any more"
-        said.append(f"{damage} changes the length; among samples of equal length it is {rest}.")
+        if preferred := [name for name, verdict in matched.items() if verdict == "prefers"]:
+            parts.append(f"preferred by {', '.join(preferred)}")
+        said.append(f"{damage} changes the length; among samples of equal length it is {' and '.join(parts)}.")
     return said
 
 

@@ -15,10 +15,11 @@ from curate.scoring.weights_pass import WeightsPass
 
 
 class ModelScore(NamedTuple):
-    """The mean over the features that have a weight, and how many have one."""
+    """The mean over the features that have a weight, how many have one, and of which model."""
 
     mean_weight: float
     features: int
+    model_sha256: str
 
 
 def model_score(model: ModelSpec, run: RunRecord, samples: int) -> ModelScore:
@@ -43,4 +44,4 @@ def model_score(model: ModelSpec, run: RunRecord, samples: int) -> ModelScore:
     weight, has_weight = share.weights(parameters.weight_rule)
     if not bool(has_weight.any()):
         raise DataError(f"no feature has a weight over {samples:,} samples: take more, or a lower top_k in scoring")
-    return ModelScore(float(weight[has_weight].mean()), int(has_weight.sum()))
+    return ModelScore(float(weight[has_weight].mean()), int(has_weight.sum()), info.sha256)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from curate.errors import ConfigurationError
+from curate.evaluation.judge import check_judge
 from curate.experiments.sweep_cells import SELECTIONS, Cells, places
 from curate.experiments.sweep_job import BASE, CELLS, RUN, SweepJob, SweepPlan
 from curate.experiments.sweep_plot import draw_figure7, draw_figure8
@@ -15,9 +16,10 @@ from curate.manifest.inputs import INPUTS_FILE, RunInputs, read_inputs, write_in
 from curate.manifest.lock import LOCK, locked
 from curate.manifest.record import RunRecord
 from curate.pipeline.job import versions
+from curate.pipeline.resources import cluster_address
 from curate.pipeline.score import score
 from curate.pipeline.session import Report, resumable
-from curate.pipeline.tasks import run_tasks
+from curate.pipeline.tasks import Failed, Task, run_tasks
 from curate.storage import location
 
 RECORD, TABLE, FIGURE7, FIGURE8 = "sweep.json", "sweep.csv", "figure7", "figure8"
@@ -43,6 +45,7 @@ def sweep(the_plan: SweepPlan, report: Report, overwrite: bool = False) -> Sweep
         run = the_plan.run or _scored(job, report, overwrite)
         decides = _refuse_another(the_plan, run.run_hash)
         grid = list(places(the_plan, run))
+        _check_judge_there(job)
         cells_of = Cells(the_plan, run, grid, report)
         run_tasks(list(cells_of.tasks()), cells_of.take, job.parallel, job.address)
         cells = tuple(cells_of.at(place) for place in grid)
@@ -87,7 +90,7 @@ def _refuse_another(the_plan: SweepPlan, run_hash: str | None) -> dict[str, Any]
         run_hash = str(begun.decides["run"])
     only_speed = {"checkpoint_every", "prepare_workers", "loader_workers"}
     training = job.training.model_dump(mode="json", exclude={"seed", *only_speed})
-    # Where a cluster computes, its nodes decide on what.
+    # Where a cluster computes, its nodes decide on what: only what was asked for is compared.
     base = {name: value for name, value in the_plan.base.decides.items() if name not in ("device", "dtype")}
     decides = {
         "run": run_hash,
@@ -95,6 +98,8 @@ def _refuse_another(the_plan: SweepPlan, run_hash: str | None) -> dict[str, Any]
         **{f"training {name}": value for name, value in training.items()},
         "workers": job.workers,
         "strategy": job.strategy,
+        "device": job.model.device,
+        "dtype": job.model.dtype,
         "samples of feature weights": job.model_score_samples,
     }
     inputs = RunInputs(arguments=job.model_dump(mode="json"), decides=decides, versions=versions())
@@ -106,6 +111,16 @@ def _refuse_another(the_plan: SweepPlan, run_hash: str | None) -> dict[str, Any]
     if begun is None and run_hash is not None:
         write_inputs(root, inputs)
     return decides
+
+
+def _check_judge_there(job: SweepJob) -> None:
+    """That nodes of a cluster have the judge's key, which is not sent there: before any training is paid for."""
+    if job.evaluation.judge.url is None or cluster_address(job.address) is None:
+        return
+    ends: dict[str, Any] = {}
+    run_tasks([Task("judge", check_judge, takes="nothing")], ends.__setitem__, address=job.address)
+    if isinstance(ends["judge"], Failed):
+        raise ConfigurationError(f"on a node of the cluster: {ends['judge'].reason}")
 
 
 def _scored(job: SweepJob, report: Report, overwrite: bool) -> RunRecord:

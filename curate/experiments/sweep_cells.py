@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +14,12 @@ from curate.errors import DataError, first_line
 from curate.evaluation.evaluate import EvaluationRecord, evaluate
 from curate.evaluation.job import EvaluateJob
 from curate.evaluation.job import plan as plan_evaluation
-from curate.experiments.model_score import model_score
-from curate.experiments.sweep_job import BASE, CELLS, EVALUATION, SweepPlan, choices
+from curate.experiments.model_score import ModelScore, model_score
+from curate.experiments.sweep_job import BASE, CELLS, EVALUATION, SweepPlan, choices, train_job
 from curate.experiments.sweep_results import FULL, Cell, Tuned
 from curate.manifest.atomic import write_text
 from curate.manifest.record import RunRecord
-from curate.manifest.select import SELECTION, SelectJob, select
+from curate.manifest.select import SELECTION, SelectJob, samples_sha256, select
 from curate.pipeline.session import Progress, Report
 from curate.pipeline.tasks import Failed, Takes, Task
 from curate.storage import location
@@ -78,8 +77,8 @@ def places(the_plan: SweepPlan, run: RunRecord) -> Iterator[Place]:
 
 def _selected(job: SelectJob) -> Selected:
     folder, record = select(job)
-    ids = sorted(pq.read_table(str(folder / SELECTION), columns=["sample_id"])["sample_id"].to_pylist())
-    return Selected(str(folder), record.selected, sha256("\n".join(ids).encode()).hexdigest())
+    ids = pq.read_table(str(folder / SELECTION), columns=["sample_id"])["sample_id"].to_pylist()
+    return Selected(str(folder), record.selected, samples_sha256(ids))
 
 
 class Cells:
@@ -158,7 +157,11 @@ class Cells:
         if cell is None:
             return
         if "weigh" in results:
-            cell = cell.model_copy(update={"mean_weight": results["weigh"].mean_weight})
+            weighed: ModelScore = results["weigh"]
+            if weighed.model_sha256 != cell.model_sha256:
+                self.errors[name] = "weigh: the model that was trained again is not, bit for bit, the one evaluated"
+                return
+            cell = cell.model_copy(update={"mean_weight": weighed.mean_weight, "features": weighed.features})
         self.whole[name] = cell
         write_text(location(str(self._folder(name) / CELL)), cell.model_dump_json(indent=2) + "\n")
         self._thin(name)
@@ -170,23 +173,17 @@ class Cells:
     def _thin(self, name: str) -> None:
         """Remove weights that nothing needs any more; the training's record stays."""
         if self._is_done(name) and not self.job.keep_models:
-            shutil.rmtree(self._folder(name) / TRAINING / MODEL, ignore_errors=True)
+            model = self._folder(name) / TRAINING / MODEL
+            if model.exists():  # or what is half removed would be taken for a model
+                model.rename(model.with_name(f".{MODEL}"))
+            shutil.rmtree(model.with_name(f".{MODEL}"), ignore_errors=True)
 
     def _folder(self, name: str) -> Path:
         return Path(self.job.output) / CELLS / name
 
     def _train_job(self, place: Place, folder: Path) -> TrainJob:
-        return TrainJob(
-            method=place.method,
-            data=place.selected.folder,
-            run=self.run_folder,
-            model=self.job.model,
-            output=str(folder / TRAINING),
-            parameters=self.job.training.model_copy(update={"seed": place.seed}),
-            workers=self.job.workers,
-            strategy=self.job.strategy,
-            address=self.job.address,
-        )
+        job = train_job(self.job, place.method, place.seed, place.selected.folder, str(folder / TRAINING))
+        return job.model_copy(update={"run": self.run_folder})
 
 
 def _train(job: TrainJob) -> TrainingRecord:
@@ -206,7 +203,7 @@ def _tuned(training: TrainingRecord | None, evaluation: EvaluationRecord) -> Tun
         model_sha256=str(evaluation.decides["candidate"]),
         n_train=training.n_train if training else 0,
         steps=training.steps if training else 0,
-        score=evaluation.score,
+        relative=evaluation.score,
         macro=summary.macro.relative,
         categories={name: figures.relative for name, figures in evaluation.categories.items()},
         n=summary.n,

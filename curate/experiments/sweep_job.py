@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from curate.datasets import DEMO
 from curate.errors import ConfigurationError
 from curate.evaluation.job import EvaluateJob, EvaluatePlan, Generation
 from curate.evaluation.job import plan as plan_evaluation
@@ -15,10 +16,11 @@ from curate.manifest.record import RunRecord, read_record
 from curate.metrics import METRICS
 from curate.models import ModelSpec
 from curate.pipeline.connection import cluster_has_gpus
-from curate.pipeline.job import ScoreJob
+from curate.pipeline.job import ScoreJob, inside
 from curate.pipeline.job import plan as plan_scoring
+from curate.pipeline.resources import cluster_address
 from curate.storage import Location, absolute, location
-from curate.training.job import FAMILIES, Method, TuningParameters, n_validated
+from curate.training.job import FAMILIES, Method, TrainJob, TuningParameters, check_counts
 
 RUN, CELLS, BASE, EVALUATION = "run", "cells", "base", "evaluation"
 FULL, RANDOM = "full", "random"
@@ -55,7 +57,8 @@ class SweepJob(BaseModel):
     evaluation: EvaluateJob = Field(
         default=None,
         validate_default=True,
-        description="of the model that is tuned, by default the one scored with; every tuned one is evaluated likewise",
+        description="of the model that is tuned, by default the one scored with; every tuned one likewise, "
+        "into OUTPUT/cells",
     )
     model_score: bool = Field(default=False, description="feature weights of every tuned model, too")
     model_score_samples: int = Field(default=200, ge=1, description="samples that they are computed from")
@@ -87,20 +90,22 @@ class SweepJob(BaseModel):
             return score
         if not isinstance(score, dict | None) or "output" not in info.data:
             return score
-        parameters = {"metrics": tuple(METRICS), **((score or {}).get("parameters") or {})}
-        return {**(score or {}), "output": f"{info.data['output']}/{RUN}", "parameters": parameters}
+        content = inside(score, "score", f"{info.data['output']}/{RUN}")
+        return {**content, "parameters": {"metrics": tuple(METRICS), **(content.get("parameters") or {})}}
 
     @field_validator("evaluation", mode="before")
     @classmethod
     def _evaluate_the_model_scored_with(cls, evaluation: Any, info: ValidationInfo) -> Any:
         if isinstance(evaluation, EvaluateJob) or not isinstance(evaluation, dict | None):
             return evaluation
-        content = {**(evaluation or {})}
+        content = inside(evaluation, "evaluation", f"{info.data.get('output')}/{CELLS}/{BASE}/{EVALUATION}")
         if not content.get("model") and info.data.get("score") is not None:
             content["model"] = info.data["score"].model
         elif not content.get("model") and info.data.get("run"):
             content["model"] = read_record(location(info.data["run"])).arguments["model"]
-        return {**content, "output": f"{info.data.get('output')}/{CELLS}/{BASE}/{EVALUATION}"}
+        if content.get("model") and _name_of(content["model"]) != DEMO and content.get("bench") is None:
+            raise ValueError("--bench: name one; that of the demo's world says nothing of another model")
+        return content
 
     @model_validator(mode="after")
     def _fits_together(self) -> "SweepJob":
@@ -110,6 +115,8 @@ class SweepJob(BaseModel):
             raise ValueError(f"score.parameters.metrics: {', '.join(sorted(other))} is swept over and not computed")
         if self.evaluation.model is None:
             raise ValueError("evaluation.answers: a sweep evaluates models")
+        for method in self.methods:
+            train_job(self, method, 0, "selection", "training")  # or what is wrong with it is found after scoring
         return self
 
     @property
@@ -122,8 +129,29 @@ class SweepJob(BaseModel):
         """The job with local paths made absolute."""
         output = absolute(self.output)
         score = self.score and self.score.absolute()
+        if score is not None and score.resources.address is None:
+            resources = score.resources.model_copy(update={"address": self.address})
+            score = score.model_copy(update={"resources": resources})
         places = {"output": output, "run": self.run and absolute(self.run), "score": score}
         return self.model_copy(update={**places, "evaluation": self.evaluation.absolute()})
+
+
+def train_job(job: SweepJob, method: Method, seed: int, data: str, output: str) -> TrainJob:
+    """One training of a sweep; one worker trains in the process of its task."""
+    return TrainJob(
+        method=method,
+        data=data,
+        model=job.model,
+        output=output,
+        parameters=job.training.model_copy(update={"seed": seed}),
+        workers=job.workers,
+        strategy=job.strategy,
+        address="local" if job.workers == 1 else job.address,
+    )
+
+
+def _name_of(model: Any) -> Any:
+    return model.get("name") if isinstance(model, dict) else getattr(model, "name", None)
 
 
 # Fields of a job. The demo's model is nearly perfect on its bench, so a training has to be rough to be seen.
@@ -206,26 +234,20 @@ def plan(job: SweepJob) -> SweepPlan:
     record = None
     if job.run is not None:
         record = read_record(location(job.run))
+        if record.status != "complete":
+            raise ConfigurationError(
+                f"--run {job.run} is {record.status}: finish it with curate score --resume {job.run}"
+            )
         if other := [name for name in job.metrics if name not in record.metrics]:
             raise ConfigurationError(f"--metric {', '.join(other)}: {job.run} has {', '.join(record.metrics)}")
         n_rows = record.counts.scored
     else:
         assert job.score is not None  # validated: there is no run
         n_rows = len(plan_scoring(job.score).dataset)
-    _check_counts(job, n_rows)
+    smallest = job.ratios[0]
+    check_counts(job.training, job.workers, round(smallest * n_rows), f"--ratios {smallest}: the selection")
+    cluster = cluster_address(job.address)
     on_gpu = candidate.device == "cuda"
-    if job.address is not None and job.model.device == "auto":
-        on_gpu = cluster_has_gpus(job.address)
+    if cluster is not None and job.model.device == "auto":
+        on_gpu = cluster_has_gpus(cluster)
     return SweepPlan(job, record, base, on_gpu)
-
-
-def _check_counts(job: SweepJob, n_rows: int) -> None:
-    """That the smallest selection makes a step: found here, and not after hours."""
-    p, smallest = job.training, job.ratios[0]
-    n = round(smallest * n_rows)
-    n_train, step = n - n_validated(n, p.validation_share), p.batch_size * p.gradient_accumulation_steps * job.workers
-    if n_train < step:
-        raise ConfigurationError(
-            f"--ratios {smallest}: of {n_rows:,} samples it leaves {n_train:,} to train on, and a step takes "
-            f"{step:,}: take more data, greater ratios, or a smaller batch"
-        )

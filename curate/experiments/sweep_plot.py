@@ -37,10 +37,10 @@ def draw_figure7(file: Path, record: SweepRecord) -> None:
         if full is not None:
             _level(axes, full.mean, full.standard_error, "all data", (0, (5, 2)))
         if record.base is not None:
-            _level(axes, record.base.score, None, "base model", (0, (1, 1.5)))
+            _level(axes, record.base.relative, None, "base model", (0, (1, 1.5)))
         axes.set_title(method.upper())
         axes.set_xlabel("share of the data")
-        axes.set_ylabel("score (% of the reference)")
+        axes.set_ylabel("relative score (%)")
     seeds = len({cell.seed for cell in record.cells})
     bands = f"bands: ± one standard error over {seeds} seeds" if seeds > 1 else "one seed: no bands"
     _finish(figure, panels[0], file, bands)
@@ -57,7 +57,7 @@ def draw_figure8(file: Path, record: SweepRecord) -> None:
     for axes, method in zip(panels, methods, strict=True):
         for index, metric in enumerate([*_metrics(record), FULL]):
             points = [
-                (cell.tuned.mean_weight, cell.tuned.score)
+                (cell.tuned.mean_weight, cell.tuned.relative)
                 for cell in record.cells
                 if cell.method == method and cell.metric == metric and cell.tuned and cell.tuned.mean_weight is not None
             ]
@@ -66,12 +66,12 @@ def draw_figure8(file: Path, record: SweepRecord) -> None:
                 axes.scatter(*zip(*points, strict=True), s=22, label=_label(metric), **style, **_look(metric, index))
         base = record.base
         if base is not None and base.mean_weight is not None:
-            axes.scatter(base.mean_weight, base.score, s=90, marker="*", color=INK, label="base model")
+            axes.scatter(base.mean_weight, base.relative, s=90, marker="*", color=INK, label="base model")
         found = next((each for each in record.correlations if each.method == method), None)
         text = "" if found is None else f": r = {found.pearson:+.2f}, ρ = {found.spearman:+.2f} (n = {found.n})"
         axes.set_title(f"{method.upper()}{text}")
         axes.set_xlabel("mean feature weight of the tuned model")
-        axes.set_ylabel("score (% of the reference)")
+        axes.set_ylabel("relative score (%)")
     _finish(figure, panels[0], file, "r: Pearson, ρ: Spearman")
 
 
@@ -109,8 +109,9 @@ def _line(axes: Any, points: Sequence[Mean], metric: str, index: int) -> None:
     random = metric == RANDOM
     style = {"linestyle": (0, (4, 2))} if random else {}
     axes.plot(ratios, values, label=metric, markersize=4.5, linewidth=1.5, zorder=3, **style, **look)
-    if len(points) > _ONE_POINT and all(each.standard_error is not None for each in points):
-        errors = np.array([each.standard_error for each in points])
+    if len(points) > _ONE_POINT:
+        # A point of one seed has no band.
+        errors = np.array([np.nan if each.standard_error is None else each.standard_error for each in points])
         axes.fill_between(
             ratios, values - errors, values + errors, color=look["color"], alpha=0.28 if random else 0.13, linewidth=0
         )

@@ -29,13 +29,14 @@ class Tuned(_Record):
     model_sha256: str
     n_train: int
     steps: int
-    score: float = Field(description="pooled relative score, in %")
+    relative: float = Field(description="pooled relative score, in %")
     macro: float = Field(description="mean relative score of the categories, in %")
     categories: dict[str, float] = Field(description="relative scores, in %")
     n: int = Field(description="questions with scores")
     failures: int = Field(description="questions without, which are in no score")
     seconds: float = Field(description="of the sessions that ended training and evaluation")
     mean_weight: float | None = Field(default=None, description="mean feature weight")
+    features: int | None = Field(default=None, description="that have one, and that it is the mean of")
 
 
 class Cell(_Record):
@@ -57,13 +58,15 @@ class Mean(_Record):
     method: Method
     metric: str
     ratio: float
-    scores: tuple[float, ...] = Field(description="by seed; of those that failed there is none")
+    relatives: tuple[float, ...] = Field(
+        description="relative scores by seed, in %; of those that failed there is none"
+    )
     mean: float
     standard_error: float | None = Field(description="of the mean over seeds; there is none of one seed")
 
 
 class Correlation(_Record):
-    """Of mean feature weight and score over trainings; p-values are of no correlation."""
+    """Of mean feature weight and relative score over trainings; p-values are of no correlation."""
 
     method: Method | Literal["all"]
     n: int
@@ -97,25 +100,25 @@ class SweepRecord(_Record):
 
 def means(cells: Iterable[Cell]) -> tuple[Mean, ...]:
     """Means over seeds, in the order of the cells."""
-    scores: dict[tuple[Method, str, float], list[float]] = {}
+    relatives: dict[tuple[Method, str, float], list[float]] = {}
     for cell in cells:
         if cell.tuned is not None:
-            scores.setdefault((cell.method, cell.metric, cell.ratio), []).append(cell.tuned.score)
+            relatives.setdefault((cell.method, cell.metric, cell.ratio), []).append(cell.tuned.relative)
     return tuple(
         Mean(
             method=method,
             metric=metric,
             ratio=ratio,
-            scores=tuple(found),
+            relatives=tuple(found),
             mean=float(np.mean(found)),
             standard_error=float(np.std(found, ddof=1) / math.sqrt(len(found))) if len(found) > 1 else None,
         )
-        for (method, metric, ratio), found in scores.items()
+        for (method, metric, ratio), found in relatives.items()
     )
 
 
 def correlations(cells: Sequence[Cell]) -> tuple[Correlation, ...]:
-    """Of mean feature weight and score, over distinct trainings: of each method, and of all if there are several."""
+    """Of mean feature weight and relative score, over trainings: of each method, and of all if there are several."""
     tuned = {cell.training: (cell.method, cell.tuned) for cell in cells if cell.tuned is not None}
     methods: list[Any] = list(dict.fromkeys(method for method, _ in tuned.values()))
     found = []
@@ -123,15 +126,15 @@ def correlations(cells: Sequence[Cell]) -> tuple[Correlation, ...]:
         methods.append("all")
     for method in methods:
         pairs = [
-            (each.mean_weight, each.score)
+            (each.mean_weight, each.relative)
             for of, each in tuned.values()
             if method in (of, "all") and each.mean_weight is not None
         ]
-        weights, scores = zip(*pairs, strict=True) if pairs else ((), ())
-        if len(pairs) < _FEWEST_FOR_CORRELATION or min(len(set(weights)), len(set(scores))) < 2:
+        weights, relatives = zip(*pairs, strict=True) if pairs else ((), ())
+        if len(pairs) < _FEWEST_FOR_CORRELATION or min(len(set(weights)), len(set(relatives))) < 2:
             continue
-        by_value: Any = pearsonr(weights, scores)
-        by_rank: Any = spearmanr(weights, scores)
+        by_value: Any = pearsonr(weights, relatives)
+        by_rank: Any = spearmanr(weights, relatives)
         found.append(
             Correlation(
                 method=method,
@@ -150,11 +153,11 @@ def difference(one: Mean, other: Mean) -> int:
 
     It weighs the difference of the means against its standard error over seeds; of one seed there is none, so 0.
     """
-    if min(len(one.scores), len(other.scores)) < 2 or one.mean == other.mean:
+    if min(len(one.relatives), len(other.relatives)) < 2 or one.mean == other.mean:
         return 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # equal scores of all seeds, whose standard error is 0
-        tested: Any = ttest_ind(one.scores, other.scores, equal_var=False)
+        tested: Any = ttest_ind(one.relatives, other.relatives, equal_var=False)
     return int(math.copysign(1, one.mean - other.mean)) if tested.pvalue < SIGNIFICANCE else 0
 
 
@@ -181,8 +184,8 @@ def findings(base: Tuned | None, found: Sequence[Mean], correlated: Sequence[Cor
                 if pairs:
                     sentences.append(_against(f"{method}: {metric}", "training on all data", pairs))
             if base is not None:
-                sentences.append(f"{method}: all data {full.mean:.1f}%, base model {base.score:.1f}%")
-    if n_tests and any(len(each.scores) > 1 for each in found):
+                sentences.append(f"{method}: all data {full.mean:.1f}%, base model {base.relative:.1f}%")
+    if n_tests and any(len(each.relatives) > 1 for each in found):
         sentences.append(
             f"a difference counts where Welch's t-test over seeds has p < {SIGNIFICANCE:g}; of {n_tests:,} such tests "
             f"about {n_tests * SIGNIFICANCE:.0f} come out so by chance where nothing differs"
@@ -190,8 +193,8 @@ def findings(base: Tuned | None, found: Sequence[Mean], correlated: Sequence[Cor
     elif n_tests:
         sentences.append("with one seed nothing says whether a difference is more than chance; take --seeds 3 or more")
     sentences += [
-        f"{each.method}: mean feature weight and score of {each.n} trainings: Pearson {each.pearson:+.2f} (p = "
-        f"{each.pearson_p:.2g}), Spearman {each.spearman:+.2f} (p = {each.spearman_p:.2g})"
+        f"{each.method}: mean feature weight and relative score of {each.n} trainings: Pearson {each.pearson:+.2f} "
+        f"(p = {each.pearson_p:.2g}), Spearman {each.spearman:+.2f} (p = {each.spearman_p:.2g})"
         for each in correlated
     ]
     return tuple(sentences)
@@ -212,12 +215,13 @@ def as_csv(cells: Iterable[Cell]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     fixed = ("method", "metric", "ratio", "seed", "n_samples", "training")
-    writer.writerow([*fixed, "score", "macro", *names, "failures", "mean_weight", "error"])
+    writer.writerow([*fixed, "relative", "macro", *names, "failures", "mean_weight", "features", "error"])
     for cell in cells:
         row: list[Any] = [getattr(cell, name) for name in fixed]
         if (tuned := cell.tuned) is None:
-            row += [None] * (len(names) + 4)
+            row += [None] * (len(names) + 5)
         else:
-            row += [tuned.score, tuned.macro, *map(tuned.categories.get, names), tuned.failures, tuned.mean_weight]
+            row += [tuned.relative, tuned.macro, *map(tuned.categories.get, names)]
+            row += [tuned.failures, tuned.mean_weight, tuned.features]
         writer.writerow([*row, cell.error])
     return text.getvalue()

@@ -118,15 +118,20 @@ class TrainPlan:
         }
 
 
-def device_and_dtype(spec: ModelSpec) -> tuple[str, torch.dtype]:
+def device_and_dtype(spec: ModelSpec, on_cluster: bool | None = None) -> tuple[str, torch.dtype]:
     """What computes, and in which precision.
+
+    Args:
+        on_cluster: whether the cluster that computes has GPUs; by default this machine computes.
 
     Raises:
         ConfigurationError: no GPU where one is asked for.
     """
-    there = torch.cuda.is_available()
+    there = torch.cuda.is_available() if on_cluster is None else on_cluster
     if spec.device == "cuda" and not there:
-        raise ConfigurationError("--device cuda: torch sees no GPU here")
+        raise ConfigurationError(
+            f"--device cuda: {'torch sees no GPU here' if on_cluster is None else 'the cluster has no GPU'}"
+        )
     device = ("cuda" if there else "cpu") if spec.device == "auto" else spec.device
     name = ("bfloat16" if device == "cuda" else "float32") if spec.dtype == "auto" else spec.dtype
     return device, getattr(torch, name)

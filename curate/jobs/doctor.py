@@ -156,6 +156,9 @@ def _stage(pipeline: PipelineJob, name: str, price: float | None) -> Iterator[Fi
         else:
             yield Finding("selection", "ok", f"by {stage.by or metrics[0]}, once {stage.run} is there")
         return
+    if isinstance(stage, TrainJob) and runs and not location(stage.data).exists():
+        yield Finding("training", "ok", f"by {stage.method} on {stage.data}, once it is there")
+        return
     if isinstance(stage, EvaluateJob) and stage.model and runs and not location(stage.model.name).exists():
         yield Finding("evaluation", "ok", f"of {stage.model.name}, once it is there")
         return

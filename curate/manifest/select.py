@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from upath import UPath
 
 from curate.errors import ConfigurationError, DataError, first_line
-from curate.fingerprint import file_sha256
+from curate.fingerprint import file_sha256, text_sha256
 from curate.manifest.atomic import LITTER, write_batches, write_text
 from curate.manifest.rank import rank_order, with_rank
 from curate.manifest.record import MANIFEST, RunRecord, read_record
@@ -206,6 +206,11 @@ def select(job: SelectJob) -> tuple[UPath, SelectionRecord]:
 
 def _files(folder: UPath) -> list[UPath]:
     return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def samples_sha256(sample_ids: Iterable[str]) -> str:
+    """What a set of samples is, whatever the order and the rule it came by: a hash of its sorted ids, one a line."""
+    return text_sha256("".join(f"{sample_id}\n" for sample_id in sorted(sample_ids)))
 
 
 class Selection(NamedTuple):

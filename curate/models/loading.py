@@ -101,10 +101,11 @@ class Whole:
         caught: list[Float[Tensor, "batch longest d_model"]] = []
 
         def catch(_block: nn.Module, _inputs: Any, output: Any) -> None:
-            caught.append(output[0] if isinstance(output, tuple) else output)
+            # A model that is spread over several GPUs has this block on one of them, and its head on the first.
+            caught.append((output[0] if isinstance(output, tuple) else output).to(self.device))
 
         with _decoder(self.model).layers[hook_layer].register_forward_hook(catch):
-            kept = torch.arange(first, max(lengths), device=self.device)
+            kept = torch.arange(first, max(lengths))
             arguments = self.arguments(self.model, ids, batch)
             logits = self.model(**arguments, use_cache=False, logits_to_keep=kept).logits
         readings = []

@@ -6,7 +6,6 @@ GPU. A step stays what it is on one machine: whoever made the hidden states, the
 rounding at most.
 """
 
-import os
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from curate.harvest.job import TrainPlan
 from curate.harvest.train import ChunksFrom, local_chunks
 from curate.pipeline.connection import connected
 from curate.pipeline.files_here import model_here
+from curate.pipeline.resources import cluster_address
 
 _AHEAD = 2
 _ATTEMPTS = 3
@@ -37,8 +37,7 @@ def chunks_of(the_plan: TrainPlan) -> Iterator[ChunksFrom]:
     if job.harvesters == 0:
         yield local_chunks(the_plan)
         return
-    address = job.address or os.environ.get("RAY_ADDRESS")
-    with connected(None if address in (None, "", "local") else address, job.harvesters):
+    with connected(cluster_address(job.address), job.harvesters):
         _check_room(job.harvesters, harvest.device, job.model.device)
         yield lambda place: _from_actors(harvest, job.harvesters, place)
 

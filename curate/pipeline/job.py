@@ -92,6 +92,18 @@ class ScoreJob(BaseModel):
         return DEMO
 
 
+def inside(content: dict[str, Any] | None, part: str, output: str) -> dict[str, Any]:
+    """The fields of a job that is a part of another one, which says where it writes.
+
+    Raises:
+        ValueError: they say that it writes elsewhere.
+    """
+    given = (content or {}).get("output")
+    if given is not None and os.path.normpath(str(given)) != os.path.normpath(output):
+        raise ValueError(f"{part}.output: {given} ≠ {output}, where this is always written; leave it out")
+    return {**(content or {}), "output": output}
+
+
 @dataclass(frozen=True)
 class Plan:
     """A job whose inputs were found and agree; what workers need is in here, and cheap to pickle."""

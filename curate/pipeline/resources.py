@@ -8,6 +8,12 @@ MOST = 10_000
 Amounts = dict[str, float]  # of resources, by Ray's names
 
 
+def cluster_address(address: str | None) -> str | None:
+    """The cluster's address, `RAY_ADDRESS` counting as for Ray; None where Ray is to be started on this machine."""
+    address = address or os.environ.get("RAY_ADDRESS")
+    return None if address in (None, "", "local") else address
+
+
 class Resources(BaseModel):
     """Where the work is done and by how many. Decides no score."""
 
@@ -74,6 +80,5 @@ class Resources(BaseModel):
 
     @property
     def cluster(self) -> str | None:
-        """The cluster's address; None where Ray is to be started on this machine. `RAY_ADDRESS` counts as for Ray."""
-        address = self.address or os.environ.get("RAY_ADDRESS")
-        return None if address in (None, "", "local") else address
+        """As of `cluster_address`."""
+        return cluster_address(self.address)

@@ -23,13 +23,20 @@ from curate.pipeline.weights import make_weights
 from curate.storage import location
 
 
-def score(job: ScoreJob, report: Report, announce: Callable[[Plan, int], None], overwrite: bool = False) -> RunRecord:
+def score(
+    job: ScoreJob,
+    report: Report,
+    announce: Callable[[Plan, int], None],
+    overwrite: bool = False,
+    go_on: str | None = None,
+) -> RunRecord:
     """Execute a scoring run, or what is left of it if its folder holds the beginning of the same one.
 
     Args:
         report: called as samples are done.
         announce: called once with what was found and how many rows are scored already, before anything is loaded.
         overwrite: replace an existing run folder instead of resuming it.
+        go_on: how to go on where this is cut off, if not by `curate score --resume`.
 
     Raises:
         ConfigurationError, DataError: before any work is done; also where the folder's run has other inputs.
@@ -40,7 +47,7 @@ def score(job: ScoreJob, report: Report, announce: Callable[[Plan, int], None], 
     check_output(run, overwrite)
     the_plan = plan(job, overwrite)
     wanted = inputs(the_plan)
-    go_on = f"curate score --resume {run}"
+    go_on = go_on or f"curate score --resume {run}"
     with locked(run), resumable(go_on):
         check_output(run, overwrite)  # hashing may have taken hours
         begun = open_folder(run, wanted, overwrite)

@@ -9,6 +9,7 @@ from ray.exceptions import RayError
 
 from curate.errors import ConfigurationError, CurateError, first_line
 from curate.pipeline.connection import connected
+from curate.pipeline.resources import cluster_address
 
 Takes = Literal["CPU", "GPU", "nothing"]
 
@@ -46,14 +47,17 @@ def run_tasks(
     Args:
         done: told of each task's end, in the order of their ends: its name and what it returned, or why it `Failed`.
         parallel: tasks at a time; by default as many as there are GPUs where a task takes one, else CPUs.
-        address: of a running Ray cluster; by default Ray is started here.
+        address: of a running Ray cluster; by default that of RAY_ADDRESS, else Ray is started here.
 
     Raises:
         ConfigurationError: no cluster answers, or it has no GPU where a task takes one.
     """
     if not tasks:
         return
-    with connected(address):
+    known = {task.name for task in tasks}
+    if missing := {name for task in tasks for name in task.after} - known:
+        raise ValueError(f"tasks after {sorted(missing)}, which are none")
+    with connected(cluster_address(address)):
         there, on_gpu = ray.cluster_resources(), any(task.takes == "GPU" for task in tasks)
         if on_gpu and there.get("GPU", 0) < 1:
             raise ConfigurationError("Ray sees no GPU, and the tasks take one each: give --device cpu, or an --address")
@@ -86,14 +90,14 @@ def _run_all(waiting: list[Task], done: Callable[[str, Any], None], at_once: int
             waiting.remove(task)
             # Where a GPU is what is scarce, a share of the CPUs could keep a free one from being used.
             cpus = {"CPU": threads, "GPU": 1, "nothing": 0}[task.takes]
-            remote = _run.options(num_cpus=cpus, num_gpus=int(task.takes == "GPU"), name=task.name)
+            on_gpu = task.takes == "GPU"
+            remote = (_on_gpu if on_gpu else _on_cpu).options(num_cpus=cpus, num_gpus=int(on_gpu), name=task.name)
             running[remote.remote(task.run, threads)] = task
         if running:
             for reference in ray.wait(list(running))[0]:
                 end(running.pop(reference), _result(reference))
 
 
-@ray.remote(max_retries=1)
 def _run(run: Callable[[], Any], threads: int) -> Any:
     torch.set_num_threads(threads)
     try:
@@ -103,6 +107,11 @@ def _run(run: Callable[[], Any], threads: int) -> Any:
     # One task's fault, whatever it is, is no reason to lose the others' work; its line stands in the results.
     except Exception as error:
         return Failed(f"{type(error).__name__}: {first_line(error)}")
+
+
+_on_cpu: Any = ray.remote(max_retries=1)(_run)
+# To end with its call is for the decorator alone to say: with `options`, processes would go on holding their GPU.
+_on_gpu: Any = ray.remote(max_retries=1, max_calls=1)(_run)
 
 
 def _result(reference: Any) -> Any:

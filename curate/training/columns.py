@@ -38,7 +38,8 @@ def as_columns(dataset: Dataset, samples: pa.Table, method: Method) -> "datasets
 
     def read(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
         block = list(zip(rows["position"], rows["sample_id"], strict=True))
-        found = dict(zip(sorted(block), scored_samples(dataset, sorted(block)), strict=True))
+        once = sorted(set(block))  # several workers fill up the last batch with samples that it has
+        found = dict(zip(once, scored_samples(dataset, once), strict=True))
         examples = [
             {"prompt": sample.question, "images": [sample.image], **responses(sample, method)}
             for sample in map(found.__getitem__, block)

@@ -1,9 +1,10 @@
 """A training on several workers, by Ray Train; the only part of this room that needs Ray."""
 
-import os
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import ray
@@ -12,10 +13,12 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from curate.errors import ConfigurationError, RunStopped, first_line
 from curate.pipeline.connection import connected
-from curate.training.curve import read_curve
+from curate.pipeline.files_here import model_here
+from curate.pipeline.resources import cluster_address
 from curate.training.fit import Report, Step, fit
 from curate.training.folder import CHECKPOINTS, CURVE
-from curate.training.job import TrainPlan
+from curate.training.job import TrainPlan, n_steps
+from curate.training.samples import TRAIN, samples_of
 
 _SECONDS_BETWEEN_LOOKS = 1.0
 
@@ -28,11 +31,9 @@ def fit_on_workers(the_plan: TrainPlan, output: Path, report: Report) -> None:
         RunStopped: a worker failed; the message is its own.
     """
     job = the_plan.job
-    address = job.address or os.environ.get("RAY_ADDRESS")
     on_gpu = the_plan.device == "cuda"
-    here = None if address in (None, "", "local") else address
     # A study's trainings run on a cluster already.
-    with nullcontext() if ray.is_initialized() else connected(here, job.workers + 1):
+    with nullcontext() if ray.is_initialized() else connected(cluster_address(job.address), job.workers + 1):
         kind = "GPU" if on_gpu else "CPU"
         there = ray.cluster_resources().get(kind, 0)
         if there < job.workers:
@@ -44,7 +45,7 @@ def fit_on_workers(the_plan: TrainPlan, output: Path, report: Report) -> None:
             scaling_config=ScalingConfig(num_workers=job.workers, use_gpu=on_gpu),
             run_config=RunConfig(name="ray", storage_path=str(output / CHECKPOINTS)),
         )
-        with _followed(output / CURVE, report):
+        with _followed(output / CURVE, _n_steps(the_plan, output), report):
             try:
                 trainer.fit()
             except Exception as error:
@@ -53,19 +54,27 @@ def fit_on_workers(the_plan: TrainPlan, output: Path, report: Report) -> None:
                 ) from error
 
 
+def _n_steps(the_plan: TrainPlan, output: Path) -> int:
+    return n_steps(the_plan.job.parameters, the_plan.job.workers, samples_of(output, TRAIN).num_rows)
+
+
 def _on_a_worker(config: dict) -> None:
-    fit(config["plan"], Path(config["output"]), lambda step: None)
+    the_plan: TrainPlan = config["plan"]
+    here = replace(the_plan, model=model_here(the_plan.model, the_plan.model.name))
+    fit(here, Path(config["output"]), lambda step: None)
 
 
 @contextmanager
-def _followed(curve: Path, report: Report) -> Iterator[None]:
+def _followed(curve: Path, total: int, report: Report) -> Iterator[None]:
     """Report the steps that another process writes."""
     ended = threading.Event()
 
     def follow() -> None:
         while not ended.wait(_SECONDS_BETWEEN_LOOKS):
-            if curve.exists() and (lines := read_curve(curve)):
-                report(Step(int(lines[-1]["step"]), 0))
+            # The last line may be half written.
+            lines = curve.read_bytes().splitlines(keepends=True) if curve.exists() else []
+            if whole := [line for line in lines if line.endswith(b"\n")]:
+                report(Step(int(json.loads(whole[-1])["step"]), total))
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()

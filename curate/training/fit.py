@@ -130,12 +130,19 @@ def new_trainer(the_plan: TrainPlan, output: Path, checkpoint: Path | None = Non
         "peft_config": lora(model, p),
     }
     if job.method == "sft":
-        trainer = _mended(SFTTrainer)(args=SFTConfig(**settings), **common)
+        trainer = _mended(SFTTrainer)(args=_on_one_gpu(SFTConfig(**settings)), **common)
     else:
-        settings |= {"beta": p.beta}
-        trainer = _mended(DPOTrainer)(args=DPOConfig(**settings), ref_model=reference(the_plan), **common)
+        # By itself TRL turns off all dropout in DPO, LoRA's too.
+        settings |= {"beta": p.beta, "disable_dropout": not p.lora_dropout}
+        trainer = _mended(DPOTrainer)(args=_on_one_gpu(DPOConfig(**settings)), ref_model=reference(the_plan), **common)
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _on_one_gpu(settings: Any) -> Any:
+    """Settings with which one process uses one GPU: transformers would put batches on all that it sees."""
+    settings._n_gpu = min(settings.n_gpu, 1)
+    return settings
 
 
 def _distributed(the_plan: TrainPlan) -> dict[str, Any]:
@@ -149,7 +156,7 @@ def _distributed(the_plan: TrainPlan) -> dict[str, Any]:
 
 
 def _mended(trainer: type) -> Any:
-    """The trainer without TRL's report of its use to Hugging Face, and with checkpoints that are read as written.
+    """The trainer without TRL's report of its use to Hugging Face, which reads no weights that `load` has read.
 
     transformers writes a vision-language model's weights under the names that they have on the hub; its trainer reads
     them by the names that they have in memory, and passes over all that it does not find.
@@ -159,9 +166,6 @@ def _mended(trainer: type) -> Any:
         target = self.model if model is None else model
         if self.is_fsdp_enabled or _has_adapters(target):
             trainer._load_from_checkpoint(self, folder, model)  # type: ignore[attr-defined]
-        else:
-            written = type(target).from_pretrained(folder, dtype=target.dtype, local_files_only=True)
-            target.load_state_dict(written.state_dict())
 
     methods = {"_send_telemetry": lambda self: None, "_load_from_checkpoint": load_from_checkpoint}
     return type(trainer.__name__, (trainer,), methods)

@@ -1,5 +1,6 @@
 """What `curate train` is asked to do, and the check that it can be done before any weights are loaded."""
 
+import math
 import shutil
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -17,9 +18,11 @@ from curate.datasets import Dataset, DatasetSpec, open_dataset
 from curate.errors import ConfigurationError, DataError, SampleError
 from curate.harvest.job import device_and_dtype
 from curate.manifest.record import read_record
-from curate.manifest.select import SelectionRecord, read_selection
+from curate.manifest.select import SelectionRecord, read_selection, samples_sha256
 from curate.models import ModelSpec, inspect_model
 from curate.models.family import ModelInfo
+from curate.pipeline.connection import cluster_has_gpus
+from curate.pipeline.resources import cluster_address
 from curate.storage import Location, absolute
 from curate.training.folder import refuse_what_is_foreign
 
@@ -85,7 +88,10 @@ class TrainJob(BaseModel):
     strategy: Literal["ddp", "fsdp"] = Field(
         default="ddp", description="of several: whole models, or each a part of one"
     )
-    address: str | None = Field(default=None, description="a running Ray cluster, for several workers")
+    address: str | None = Field(
+        default=None,
+        description="a running Ray cluster to train on; by default that of RAY_ADDRESS, else this machine",
+    )
 
     @field_validator("output")
     @classmethod
@@ -96,6 +102,10 @@ class TrainJob(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "TrainJob":
+        if self.strategy == "fsdp" and self.workers == 1:
+            raise ValueError("--strategy fsdp divides a model between workers: give --workers, or leave it out")
+        if self.parameters.lora_r is not None and not self.parameters.freeze_vision_tower:
+            raise ValueError("--train-vision-tower: with --lora-r only adapters are trained; leave one out")
         if self.strategy == "fsdp" and self.parameters.lora_r is not None:
             raise ValueError("--strategy fsdp shards what is trained, and LoRA trains little: take ddp with it")
         if self.model is not None and self.model.dtype == "float16":
@@ -162,13 +172,13 @@ class TrainPlan:
     dtype: torch.dtype
 
     def decides(self) -> dict[str, Any]:
-        """What the trained weights depend on; data and model by their content."""
+        """What the trained weights depend on; data and model by their content, a selection by what it keeps."""
         job = self.job
         only_speed = {"checkpoint_every", "prepare_workers", "loader_workers"}
         return {
             "method": job.method,
             "run": self.selection.run_hash,
-            "selection": self.selection.sha256,
+            "selection": samples_sha256(self.rows["sample_id"].to_pylist()),
             "dataset": self.selection.dataset_sha256,
             "model": self.model.sha256,
             "device": self.device,
@@ -198,11 +208,13 @@ def plan(job: TrainJob) -> TrainPlan:
         raise ConfigurationError(
             f"--model {spec.name}: its type is {model.family.model_type}; curate trains {' and '.join(FAMILIES)}"
         )
-    device, dtype = device_and_dtype(spec)
-    if device == "cuda" and dtype == torch.bfloat16 and not torch.cuda.is_bf16_supported(including_emulation=False):
+    cluster = cluster_address(job.address)
+    device, dtype = device_and_dtype(spec, None if cluster is None else cluster_has_gpus(cluster))
+    here = device == "cuda" and cluster is None
+    if here and dtype == torch.bfloat16 and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise ConfigurationError(f"{torch.cuda.get_device_name()} has no bfloat16: take --dtype float32")
     the_plan = TrainPlan(job, record, rows, dataset, tuple(positions), replace(model, name=spec.name), device, dtype)
-    _check_counts(job, rows.num_rows)
+    check_counts(job.parameters, job.workers, rows.num_rows, job.data)
     _check_max_length(the_plan)
     _check_disk(the_plan)
     return the_plan
@@ -219,20 +231,30 @@ def _positions(dataset: Dataset, source_rows: Sequence[int], data: str) -> list[
     return positions
 
 
-def _check_counts(job: TrainJob, n_rows: int) -> None:
-    p = job.parameters
+def check_counts(p: TuningParameters, workers: int, n_rows: int, data: str) -> None:
+    """Raise ConfigurationError if so many samples, of the data named so, make no step or leave none to validate on."""
     n_validation = n_validated(n_rows, p.validation_share)
     if p.validation_share and n_validation == 0:
         raise ConfigurationError(
             f"--validation-share {p.validation_share}: of {n_rows:,} samples none is left to validate on; take a "
             "greater share, or 0"
         )
-    step = p.batch_size * p.gradient_accumulation_steps * job.workers
+    step = samples_in_a_step(p, workers)
     if n_rows - n_validation < step:
         raise ConfigurationError(
-            f"{job.data} has {n_rows:,} samples, {n_rows - n_validation:,} of them to train on, and a step takes "
+            f"{data} has {n_rows:,} samples, {n_rows - n_validation:,} of them to train on, and a step takes "
             f"{step:,} (--batch-size × --gradient-accumulation-steps × --workers): select more, or take smaller steps"
         )
+
+
+def samples_in_a_step(p: TuningParameters, workers: int) -> int:
+    """Samples behind one step of the optimizer."""
+    return p.batch_size * p.gradient_accumulation_steps * workers
+
+
+def n_steps(p: TuningParameters, workers: int, n_train: int) -> int:
+    """Steps of the optimizer in a whole training, as transformers counts them."""
+    return p.max_steps or math.ceil(p.epochs * math.ceil(n_train / samples_in_a_step(p, workers)))
 
 
 def n_validated(n_rows: int, share: float) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from curate.errors import ConfigurationError
 from curate.manifest.atomic import sync_folder
 from curate.models import FILES
 from curate.models.family import ModelInfo
@@ -22,9 +23,7 @@ def load(the_plan: TrainPlan, checkpoint: Path | None = None) -> Any:
     """The whole model: in float32 where it is trained itself, since bfloat16 would round small steps away.
 
     Args:
-        checkpoint: whose weights it has, unless its adapters or parts of it are trained. A trainer that goes on from
-            there would load nothing, and say nothing: a checkpoint has its tensors by the names that models are
-            published with, which are not those of the model's parameters.
+        checkpoint: whose weights it has, unless its adapters or parts of it are trained, which the trainer reads.
 
     Raises:
         ConfigurationError: weights are missing or damaged.
@@ -32,8 +31,8 @@ def load(the_plan: TrainPlan, checkpoint: Path | None = None) -> Any:
     p, info = the_plan.job.parameters, the_plan.model
     if checkpoint is not None and p.lora_r is None and the_plan.job.strategy == "ddp":
         info = replace(info, path=checkpoint)
-    # Of several workers each moves the model to its own device.
-    device = the_plan.device if the_plan.job.workers == 1 else "cpu"
+    # Of several workers each moves the model to its own device; one takes one GPU, however many there are.
+    device = "cpu" if the_plan.job.workers > 1 or the_plan.device == "cpu" else "cuda:0"
     whole: Any = info.family.load_whole(info, the_plan.dtype if p.lora_r else torch.float32, device)
     if p.freeze_vision_tower:
         for name, parameter in whole.model.named_parameters():
@@ -50,7 +49,11 @@ def reference(the_plan: TrainPlan) -> Any:
 
 
 def lora(model: nn.Module, p: TuningParameters) -> Any:
-    """PEFT's configuration of the adapters; None where the model itself is trained."""
+    """PEFT's configuration of the adapters; None where the model itself is trained.
+
+    Raises:
+        ConfigurationError: a layer is named that there is not.
+    """
     if p.lora_r is None:
         return None
     from peft import LoraConfig
@@ -60,6 +63,10 @@ def lora(model: nn.Module, p: TuningParameters) -> Any:
         for name, module in model.named_modules()
         if LANGUAGE_MODEL in name.split(".") and isinstance(module, nn.Linear)
     }
+    if unknown := sorted(set(p.lora_target or ()) - linear):
+        raise ConfigurationError(
+            f"--lora-target {', '.join(unknown)}: the language model has {', '.join(sorted(linear))}"
+        )
     names = "|".join(map(re.escape, p.lora_target or sorted(linear)))
     return LoraConfig(
         r=p.lora_r,

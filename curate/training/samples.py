@@ -18,7 +18,7 @@ from curate.sample import Sample
 from curate.scoring.prepare import quarantined
 from curate.storage import location
 from curate.training.folder import QUARANTINE, SAMPLES
-from curate.training.job import Method, TrainPlan, n_validated
+from curate.training.job import Method, TrainPlan, n_validated, samples_in_a_step
 
 TRAIN, VALIDATION, LEFT_OUT = "train", "validation", "left out"
 SAMPLES_SCHEMA = pa.schema(
@@ -49,7 +49,7 @@ def write_samples(the_plan: TrainPlan, output: Path, report: Callable[[int], Non
     fitting = [row for row in source_rows if row not in left_out]
     # From sorted rows, so that the order of a selection decides nothing.
     drawn = random.Random(f"validation:{p.seed}").sample(fitting, n_validated(len(fitting), p.validation_share))
-    step = p.batch_size * p.gradient_accumulation_steps * job.workers
+    step = samples_in_a_step(p, job.workers)
     if len(fitting) - len(drawn) < step:
         first = next(iter(left_out.values()))
         raise DataError(

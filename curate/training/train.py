@@ -1,7 +1,6 @@
 """One training from its plan to the tuned model, resumable, and the record of what it was made from."""
 
 import time
-from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,9 @@ from curate import __version__
 from curate.errors import RunStopped
 from curate.manifest.atomic import write_text
 from curate.manifest.lock import locked
-from curate.manifest.select import Rule
+from curate.manifest.select import Rule, samples_sha256
 from curate.models import inspect_model
+from curate.pipeline.resources import cluster_address
 from curate.scoring.memory import is_out_of_memory
 from curate.storage import location, remove
 from curate.training.curve import draw, read_curve
@@ -62,7 +62,7 @@ class TrainingRecord(BaseModel):
     figures: dict[str, float] = Field(description="of the last step and the last validation")
     device: str
     seconds: float = Field(description="of the session that finished it")
-    peak_memory_bytes: int | None = Field(description="of the GPU")
+    peak_memory_bytes: int | None = Field(description="of the GPU, where this process trained")
 
 
 def train(the_plan: TrainPlan, report: Report, overwrite: bool = False) -> TrainingRecord:
@@ -103,8 +103,8 @@ def train(the_plan: TrainPlan, report: Report, overwrite: bool = False) -> Train
 
 
 def _fit(the_plan: TrainPlan, output: Path, report: Report) -> list[type[KeyboardInterrupt]]:
-    """As `fit`, by as many processes as the job names."""
-    if the_plan.job.workers == 1:
+    """As `fit`, by as many processes as the job names; by one in this process, unless there is a cluster."""
+    if _here(the_plan):
         return fit(the_plan, output, report)
     from curate.training.distributed import fit_on_workers  # imports Ray
 
@@ -112,12 +112,16 @@ def _fit(the_plan: TrainPlan, output: Path, report: Report) -> list[type[Keyboar
     return []
 
 
+def _here(the_plan: TrainPlan) -> bool:
+    return the_plan.job.workers == 1 and cluster_address(the_plan.job.address) is None
+
+
 def _finish(the_plan: TrainPlan, output: Path, decides: dict[str, Any], seconds: float) -> TrainingRecord:
     """Write the record, last: it says that all is done."""
     curve = read_curve(output / CURVE)
-    on_gpu = the_plan.device == "cuda"
-    ids = {part: sorted(samples_of(output, part)["sample_id"].to_pylist()) for part in (TRAIN, VALIDATION)}
-    hashes = {part: sha256("".join(f"{each}\n" for each in ids[part]).encode()).hexdigest() for part in ids}
+    on_our_gpu = the_plan.device == "cuda" and _here(the_plan)
+    ids = {part: samples_of(output, part)["sample_id"].to_pylist() for part in (TRAIN, VALIDATION)}
+    hashes = {part: samples_sha256(ids[part]) for part in ids}
     record = TrainingRecord(
         version=__version__,
         versions={name: version(name) for name in LIBRARIES},
@@ -137,9 +141,9 @@ def _finish(the_plan: TrainPlan, output: Path, decides: dict[str, Any], seconds:
         validation_sha256=hashes[VALIDATION],
         steps=int(curve[-1]["step"]),
         figures={name: value for line in curve for name, value in line.items() if name != "step"},
-        device=torch.cuda.get_device_name() if on_gpu else "cpu",
+        device=torch.cuda.get_device_name() if on_our_gpu else the_plan.device,
         seconds=round(seconds, 3),
-        peak_memory_bytes=torch.cuda.max_memory_allocated() if on_gpu else None,
+        peak_memory_bytes=torch.cuda.max_memory_allocated() if on_our_gpu else None,
     )
     write_text(location(str(output / RECORD)), record.model_dump_json(indent=2) + "\n")
     remove(location(str(output / CHECKPOINTS)))

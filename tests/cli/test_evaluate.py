@@ -42,6 +42,10 @@ def test_options_make_the_job():
     assert (job.output, job.images, job.judge.order, job.judge.retries) == ("runs/evaluation-bench-m", "i", "both", 2)
     assert KEY not in job.model_dump_json()
     assert printed_job("--answers", "a.jsonl").model is None
+    names = ("org/llava-v1.6-mistral-7b-hf", "org/llava-v1.6-vicuna-7b-hf", "runs/tuned/model")
+    outputs = [printed_job("--bench", "b", "--model", name, *judge, CURATE_JUDGE_KEY=KEY).output for name in names]
+    called = ("llava-v1.6-mistral-7b-hf", "llava-v1.6-vicuna-7b-hf", "tuned-model")
+    assert outputs == [f"runs/evaluation-b-{name}" for name in called]
 
 
 def test_the_environment_and_configuration_files_name_options_and_the_verb_below(tmp_path):
@@ -78,7 +82,9 @@ def test_the_demo_is_evaluated_where_nothing_is_named():
     assert result.exit_code == 0, result.output
     assert "demo on demo, judged by rules, reference-first" in result.stdout
     for row in ("colour", "describe", "pooled", "macro mean"):
-        assert re.search(rf"^{row} .* [\d.]+ +[\d.]+ to [\d.]+ *$", result.stdout, re.M), row
+        # One question of a kind has no interval.
+        interval = r"[\d.]+ to [\d.]+" if row == "pooled" else "-"
+        assert re.search(rf"^{row} .* [\d.]+ +{interval} *$", result.stdout, re.M), row
     assert "0 of 6 failed to be judged" in result.stdout
     assert "questions answered: 6/6" in result.stderr
     assert "answers judged: 6/6" in result.stderr
@@ -109,8 +115,11 @@ def test_published_numbers_are_printed_as_the_script_does(tmp_path):
         "llava_bench_conv 71.4 35.0 25.0",
         "llava_bench_detail 112.5 80.0 90.0",
     ]
+    titled = "r.jsonl, judged by a judge that the file does not name, reference-first"
+    assert curate("summarize", "r.jsonl").stdout.startswith(titled)
     robust = json.loads(curate("summarize", "r.jsonl", "--json").stdout)["r.jsonl"]
     assert (robust["failures"], robust["pooled"]["relative"]) == (1, 93.75)
+    assert (robust["judges"], robust["orders"]) == ([], ["reference-first"])
 
 
 @pytest.mark.parametrize(

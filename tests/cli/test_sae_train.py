@@ -1,16 +1,15 @@
 """`curate sae train`: what its options mean, and a training by it."""
 
 import json
-import struct
 
 import pytest
 import yaml
 from sae_lens import SAE
-from tensorboardX.proto.event_pb2 import Event
 from typer.testing import CliRunner
 
 from curate.cli.main import app
 from curate.harvest.job import SAETrainJob
+from tests.tensorboard import events
 
 RUNNER = CliRunner()
 
@@ -76,18 +75,6 @@ def test_a_folder_elsewhere_is_refused():
     result = train("--output", "s3://store/sae")
     assert result.exit_code == 2
     assert "a training writes to this machine" in result.stderr.replace("\n", " ")
-
-
-def events(folder) -> list[Event]:
-    """TensorBoard's records: length, checksum, data, checksum."""
-    found = []
-    for file in sorted(folder.iterdir()):
-        data = file.read_bytes()
-        while data:
-            (length,) = struct.unpack("<Q", data[:8])
-            found.append(Event.FromString(data[12 : 12 + length]))
-            data = data[16 + length :]
-    return found
 
 
 def test_a_training_is_recorded_logged_and_not_repeated(tmp_path):

@@ -9,8 +9,14 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 KEY = "sk-test-0123456789abcdef"
-# A reply's text; a status; or a fault: "cut", a connection that breaks off; "hang", none in time; "garbage".
+# A reply's text; a status; or a fault: "cut", a connection that breaks off; "hang", none in time; or "garbage",
+# "object" and "nested", which are JSON and no chat completions.
 Behaviour = Callable[[str, int], str | int | tuple[str, str]]
+BODIES: dict[object, dict | bytes] = {
+    ("fault", "garbage"): {"choices": None},
+    ("fault", "object"): {"choices": {}},
+    ("fault", "nested"): b'{"choices": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+}
 
 
 @dataclass
@@ -56,13 +62,13 @@ def judging(behave: Behaviour) -> Iterator[Judge]:
             if isinstance(what, int):
                 # Some servers repeat the key they were given.
                 self._send(what, {"error": {"message": f"no: {self.headers['Authorization']}"}})
-            elif what == ("fault", "garbage"):
-                self._send(200, {"choices": None})
+            elif what in BODIES:
+                self._send(200, BODIES[what])
             else:
                 self._send(200, {"choices": [{"index": 0, "message": {"role": "assistant", "content": what}}]})
 
-        def _send(self, status: int, content: dict) -> None:
-            data = json.dumps(content).encode()
+        def _send(self, status: int, content: dict | bytes) -> None:
+            data = content if isinstance(content, bytes) else json.dumps(content).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(data)))

@@ -9,8 +9,11 @@ import sys
 import threading
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
 from curate.errors import ConfigurationError, DataError, RunStopped, Terminated
 from curate.evaluation import answers as answering
@@ -96,6 +99,8 @@ FAULTS = {
     3: "I cannot judge this.",
     4: "",
     5: ("fault", "hang"),
+    6: ("fault", "object"),
+    7: ("fault", "nested"),
 }
 
 
@@ -110,21 +115,24 @@ def test_what_fails_for_good_is_counted_left_out_and_asked_again_only_when_told(
 
     def behave(prompt: str, times: int):
         number = numbered(prompt)
-        return FAULTS[number] if number in FAULTS and not mended else f"8 {4 if number % 2 else 6}"
+        # Half a surrogate pair at the end, as some servers cut a reply.
+        return FAULTS[number] if number in FAULTS and not mended else f"8 {4 if number % 2 else 6}\n\ud83d"
 
     with judging(behave) as judge:
         record = judged(tmp_path, answers_file, judge, limit=12)
         counts = {numbered(prompt): times for prompt, times in judge.asked.items()}
         # One retry of what may pass; none of a reply, whatever it says.
         assert counts == {n: 2 if n in (0, 1, 5) else 1 for n in range(12)}
-        assert (record.summary.n, record.summary.failures) == (6, 6)
+        assert (record.summary.n, record.summary.failures) == (4, 8)
         assert record.score == pytest.approx(100 * 5 / 8)
         failed = {
             row["question_id"]: row for row in rows(tmp_path / "out" / "reviews.jsonl") if row["tuple"] == [-1, -1]
         }
         assert set(failed) == set(FAULTS)
         assert failed[3]["content"] == "I cannot judge this."
-        assert {n for n, row in failed.items() if row["error"]} == {0, 1, 2, 5}
+        assert {n for n, row in failed.items() if row["error"]} == {0, 1, 2, 5, 6, 7}
+        assert "no: Bearer …" in failed[0]["error"]
+        assert not any(KEY in path.read_text() for path in (tmp_path / "out").iterdir())
         assert judged(tmp_path, answers_file, judge, limit=12) == record
         assert sum(judge.asked.values()) == sum(counts.values())
         mended = True
@@ -135,6 +143,32 @@ def test_what_fails_for_good_is_counted_left_out_and_asked_again_only_when_told(
     # Every raw reply is kept, those that were asked for again, too.
     assert {row["question_id"] for row in rows(tmp_path / "out" / "failed-reviews.jsonl")} == set(FAULTS)
     assert Counter(row["question_id"] for row in rows(tmp_path / "out" / "reviews.jsonl")) == Counter(range(12))
+
+
+def test_a_judge_that_is_down_while_failures_are_tried_again_loses_none_of_them(tmp_path, answers_file):
+    behave = {"now": "I cannot say."}
+
+    def reply(prompt: str, times: int):
+        return "8 8" if numbered(prompt) >= 12 else behave["now"]
+
+    with judging(reply) as judge:
+        assert judged(tmp_path, answers_file, judge, limit=14).summary.failures == 12
+        behave["now"] = 500  # type: ignore[assignment]
+        with pytest.raises(RunStopped, match="failed 10 times in a row"):
+            judged(tmp_path, answers_file, judge, limit=14, retries=0, retry_failed=True)
+        assert not (tmp_path / "out" / "evaluation.json").exists()
+        there = Counter(row["question_id"] for row in rows(tmp_path / "out" / "reviews.jsonl"))
+        assert set(there) == set(range(14))
+        asked = sum(judge.asked.values())
+        record = judged(tmp_path, answers_file, judge, limit=14)
+        assert (record.summary.n, record.summary.failures) == (2, 12)
+        assert sum(judge.asked.values()) == asked
+        behave["now"] = "8 4"
+        record = judged(tmp_path, answers_file, judge, limit=14, retry_failed=True)
+        assert (record.summary.n, record.summary.failures) == (14, 0)
+    kept = Counter(row["question_id"] for row in rows(tmp_path / "out" / "failed-reviews.jsonl"))
+    assert set(kept) == set(range(12))
+    assert sum(kept.values()) == asked - 2
 
 
 def test_what_passes_is_tried_again(tmp_path, answers_file):
@@ -209,6 +243,10 @@ def test_a_missing_key_and_missing_answers_stop_before_any_work(tmp_path, answer
         monkeypatch.delenv("OPENAI_API_KEY", raising=False)
         with pytest.raises(ConfigurationError, match="CURATE_JUDGE_KEY or OPENAI_API_KEY"):
             judged(tmp_path, answers_file, judge)
+        monkeypatch.setenv("CURATE_JUDGE_KEY", "sk-ü-secret")
+        with pytest.raises(ConfigurationError, match="CURATE_JUDGE_KEY holds what no HTTP header can") as refused:
+            judged(tmp_path, answers_file, judge)
+        assert "secret" not in str(refused.value)
         monkeypatch.setitem(sys.modules, "openai", None)
         with pytest.raises(ConfigurationError, match=r"pip install 'curate\[judge\]'"):
             judged(tmp_path, answers_file, judge)
@@ -313,6 +351,37 @@ def test_the_demo_is_answered_and_judged_by_rules(whole):
     ]
     assert [row["tuple"] for row in rows(whole / "reviews.jsonl")] == [[10, score] for score in expected]
     assert record.score == pytest.approx(10 * sum(expected) / len(expected))
+
+
+def test_an_answer_has_the_room_that_it_would_have_alone_and_says_where_it_was_cut(whole, monkeypatch):
+    lengths = {"long": 19, "middle": 12, "short": 2}
+    spoken = {"long": 9, "middle": 8, "short": 4}
+
+    class Model:
+        def generate(self, batch, max_new_tokens):
+            assert max_new_tokens == 10
+            return [torch.arange(spoken[name]) for name in lengths]
+
+    class Builder:
+        def build_prompt(self, image, question):
+            return SimpleNamespace(input_ids=torch.arange(lengths[question]))
+
+        def decode(self, ids):
+            return str(len(ids))
+
+    questions = [SimpleNamespace(question_id=number, text=name) for number, name in enumerate(lengths)]
+    info = SimpleNamespace(context=20, sha256="s", name="m")
+    made: Any = SimpleNamespace(model=info, max_new_tokens=10)
+    stubs: Any = (questions, SimpleNamespace(image=lambda question: None), made, Builder(), Model())
+    answers = answering._answer(*stubs)
+    assert [row["text"] for row in answers] == ["1", "8", "4"]
+    assert [row["metadata"] for row in answers] == [{"cut_at": 1}, {"cut_at": 8}, {}]
+
+
+def test_answers_that_were_cut_are_counted(tmp_path):
+    job = {**DEMO, "output": str(tmp_path / "out"), "max_new_tokens": 1}
+    record = evaluate(plan(EvaluateJob.model_validate(job)), quiet)
+    assert record.cut == sum("cut_at" in row["metadata"] for row in rows(tmp_path / "out" / "answers.jsonl")) == 10
 
 
 @pytest.mark.parametrize("kept", [0.5, 0.85])

@@ -78,7 +78,7 @@ def test_the_error_is_the_spread_of_resampled_samples_and_not_that_of_independen
 
 
 def found(damage: str, auroc: float, error: float, metric: str = "cosine", **given) -> Found:
-    facts = {"own_share": 0.5, "own_standard_error": 0.1, "length_differs": False, "matched_comparisons": 0, "n": 9}
+    facts = {"own_share": 0.5, "own_standard_error": 0.1, "length_differs": False, "matched_comparisons": 0, "n": 99}
     facts |= {"matched_auroc": None, "matched_standard_error": None}
     return Found(metric=metric, damage=damage, auroc=auroc, standard_error=error, **facts | given)
 
@@ -100,16 +100,18 @@ def test_what_is_said_follows_from_the_figures():
                 matched_auroc=0.8,
                 matched_standard_error=0.1,
             ),
-            found("truncated", 0.4, 0.05, length_differs=True),
+            found("truncated", 0.4, 0.06, length_differs=True),
+            found("chosen of another", 1.0, 0.0, n=19),
         ]
     )
     assert said == [
         "cosine finds well: blank image (0.88 ± 0.01); finds somewhat: shuffled words (0.70 ± 0.02); hardly finds: "
-        "exchanged responses (0.56 ± 0.02); misses: swapped image (0.54 ± 0.02), truncated (0.40 ± 0.05); prefers: "
-        "noise image (0.31 ± 0.02).",
+        "exchanged responses (0.56 ± 0.02); misses: swapped image (0.54 ± 0.02); prefers: noise image (0.31 ± 0.02); "
+        "too few samples to tell: truncated (0.40 ± 0.06), chosen of another (1.00 ± 0.00).",
         "loglik (a control) finds well: shuffled words (0.90 ± 0.02).",
         "shuffled words changes the length; among samples of equal length it is still found by loglik (0.80 ± 0.10).",
         "truncated changes the length, and too few samples of equal length are left to tell more.",
+        "8 verdicts by two standard errors: about 1 of them by chance.",
         LAST,
     ]
 

@@ -82,7 +82,7 @@ def test_cells_say_what_trainings_and_evaluations_recorded(swept):
         folder = output / "cells" / cell.training
         training = TrainingRecord.model_validate_json((folder / "training" / "training.json").read_text())
         evaluation = EvaluationRecord.model_validate_json((folder / "evaluation" / "evaluation.json").read_text())
-        assert cell.tuned.score == evaluation.score
+        assert cell.tuned.relative == evaluation.score
         assert cell.tuned.categories == {name: each.relative for name, each in evaluation.categories.items()}
         assert cell.tuned.model_sha256 == training.model_sha256 == evaluation.decides["candidate"]
         assert (cell.tuned.n_train, cell.tuned.steps) == (cell.n_samples, 2)
@@ -91,7 +91,7 @@ def test_cells_say_what_trainings_and_evaluations_recorded(swept):
     weights = {cell.tuned.mean_weight for cell in record.cells}
     assert len(weights) == len(record.cells)  # of different models
     rows = list(csv.DictReader((output / "sweep.csv").open()))
-    assert [float(row["score"]) for row in rows] == [cell.tuned.score for cell in record.cells]
+    assert [float(row["relative"]) for row in rows] == [cell.tuned.relative for cell in record.cells]
     assert json.loads((output / "sweep.json").read_text())["trainings"] == 3
     for figure in ("figure7.png", "figure7.svg", "figure8.png", "figure8.svg"):
         assert (output / figure).stat().st_size > 5_000
@@ -154,7 +154,7 @@ def test_the_grid_counts_what_is_shared():
 
 def cell(metric: str, ratio: float, seed: int, score: float, weight: float | None = None) -> Cell:
     tuned = Tuned(
-        model_sha256="", n_train=1, steps=1, score=score, macro=score, categories={}, n=1, failures=0, seconds=0,
+        model_sha256="", n_train=1, steps=1, relative=score, macro=score, categories={}, n=1, failures=0, seconds=0,
         mean_weight=weight,
     )  # fmt: skip
     return Cell(
@@ -171,14 +171,14 @@ def test_findings_name_exactly_the_ratios_at_which_differences_are_beyond_chance
         cells += [cell("cosine", ratio, seed, 90 + lift + rng.gauss(0, 0.3)) for seed in range(4)]
     found = {(each.metric, each.ratio): each for each in means(cells)}
     for (metric, ratio), each in found.items():
-        scores = [c.tuned.score for c in cells if (c.metric, c.ratio) == (metric, ratio) and c.tuned]
+        scores = [c.tuned.relative for c in cells if (c.metric, c.ratio) == (metric, ratio) and c.tuned]
         mean = sum(scores) / 4
         assert each.mean == pytest.approx(mean)
         assert each.standard_error == pytest.approx(math.sqrt(sum((s - mean) ** 2 for s in scores) / 3 / 4))
     for ratio in effect:
         one, other = found["cosine", ratio], found["random", ratio]
         t = abs(one.mean - other.mean) / math.hypot(one.standard_error, other.standard_error)
-        tested: Any = ttest_ind(one.scores, other.scores, equal_var=False)
+        tested: Any = ttest_ind(one.relatives, other.relatives, equal_var=False)
         assert bool(difference(one, other)) == (tested.pvalue < 0.05)
         assert (t > 4) == (difference(one, other) != 0)
     said = findings(None, list(found.values()), ())
@@ -188,7 +188,7 @@ def test_findings_name_exactly_the_ratios_at_which_differences_are_beyond_chance
 
 def test_one_seed_proves_nothing():
     one, other = (
-        Mean(method="sft", metric=name, ratio=0.5, scores=(score,), mean=score, standard_error=None)
+        Mean(method="sft", metric=name, ratio=0.5, relatives=(score,), mean=score, standard_error=None)
         for name, score in (("cosine", 99.0), ("random", 1.0))
     )
     assert difference(one, other) == 0

@@ -1,5 +1,6 @@
 """What trainings learn from, where they begin, how they go on, and what is in the way of one."""
 
+import hashlib
 import json
 import math
 import os
@@ -17,18 +18,20 @@ import torch
 import transformers
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
-from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
-from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
+from trl.trainer.dpo_trainer import DataCollatorForVisionPreference, DPOTrainer
+from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling, SFTTrainer
 
 from curate import demo
 from curate.datasets import DatasetSpec, open_dataset
 from curate.errors import ConfigurationError, DataError, RunStopped
+from curate.manifest.select import SELECTION
 from curate.models import inspect_model
 from curate.training.columns import as_columns, collator
 from curate.training.fit import Step, new_trainer
 from curate.training.folder import CHECKPOINTS, CURVE, MODEL, RECORD, WHOLE
-from curate.training.job import plan
+from curate.training.job import n_steps, plan
 from curate.training.samples import TRAIN, VALIDATION, samples_of, write_samples
+from tests.tensorboard import events
 from tests.training.small import job, run_job, scored_run, selection, steps_until
 
 ADAPTER_PARAMETERS = {"lora_r": 2, "max_steps": 2, "lora_target": ["q_proj", "v_proj"], "validation_share": 0}
@@ -154,8 +157,9 @@ def test_batches_are_those_of_trls_own_collators(half, tmp_path, method):
             assert ours[name][row][mine].tolist()[1:] == expected[name][row][other].tolist(), name
 
 
-def test_a_half_is_trained_on_exactly_its_samples(half, tmp_path, monkeypatch, demo_builder):
-    """Told from the batches that reach the model."""
+@pytest.mark.parametrize("method", ["sft", "dpo"])
+def test_a_half_is_trained_on_exactly_its_samples(half, tmp_path, monkeypatch, demo_builder, method):
+    """Told from the batches that reach the model; those of DPO have chosen and rejected responses."""
     seen: dict[str, set] = {"train": set(), "eval": set()}
 
     def keys(batch) -> set:
@@ -166,34 +170,44 @@ def test_a_half_is_trained_on_exactly_its_samples(half, tmp_path, monkeypatch, d
             found.add((tuple(batch["input_ids"][row][mask == 1].tolist()), float(pixels.double().sum())))
         return found
 
-    from trl import SFTTrainer
-
-    before = SFTTrainer.compute_loss
+    trainer = {"sft": SFTTrainer, "dpo": DPOTrainer}[method]
+    before = trainer.compute_loss
 
     def recorded(self, model, inputs, *args, **options):
         seen["train" if model.training else "eval"].update(keys(inputs))
         return before(self, model, inputs, *args, **options)
 
-    monkeypatch.setattr(SFTTrainer, "compute_loss", recorded)
+    monkeypatch.setattr(trainer, "compute_loss", recorded)
     # One picture a batch, so that the tiles of a batch are those of its picture.
     parameters = {"batch_size": 1, "gradient_accumulation_steps": 4, "validation_share": 0.25}
-    record = run_job(job(half, tmp_path / "x", parameters=parameters))
+    record = run_job(job(half, tmp_path / "x", method, parameters=parameters))
     dataset = open_dataset(DatasetSpec(limit=24))
     expected: dict[str, set] = {}
     for part in (TRAIN, VALIDATION):
         rows = samples_of(tmp_path / "x", part)
         samples = [sample for _, sample in dataset.samples(rows["source_row"].to_pylist())]
         assert [sample.sample_id for sample in samples] == rows["sample_id"].to_pylist()
-        inputs = [demo_builder.build(sample.image, sample.question, sample.chosen) for sample in samples]
+        inputs = [
+            demo_builder.build(sample.image, sample.question, response)
+            for sample in samples
+            for response in ([sample.chosen] if method == "sft" else [sample.chosen, sample.rejected])
+        ]
         expected[part] = {
             (tuple(each.input_ids.tolist()), float(each.tensors["pixel_values"].double().sum())) for each in inputs
         }
     assert seen == {"train": expected[TRAIN], "eval": expected[VALIDATION]}
-    assert (record.n_train, record.n_validation) == (len(seen["train"]), len(seen["eval"])) == (9, 3)
+    texts = 1 if method == "sft" else 2
+    assert (record.n_train, record.n_validation) == (9, 3)
+    assert (len(seen["train"]), len(seen["eval"])) == (9 * texts, 3 * texts)
+    assert record.steps == n_steps(job(half, tmp_path, parameters=parameters).parameters, 1, 9) == 3
     ids = {part: set(samples_of(tmp_path / "x", part)["sample_id"].to_pylist()) for part in (TRAIN, VALIDATION)}
     selected = set(pq.read_table(half / "selection.parquet")["sample_id"].to_pylist())
     assert ids[TRAIN] | ids[VALIDATION] == selected
     assert not ids[TRAIN] & ids[VALIDATION]
+    listed = "".join(f"{sample_id}\n" for sample_id in sorted(ids[TRAIN]))
+    assert record.train_sha256 == hashlib.sha256(listed.encode()).hexdigest()
+    for name, file in (("run_hash", half.parent.parent / "manifest.parquet"), ("selection_sha256", half / SELECTION)):
+        assert getattr(record, name) == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def test_the_model_loads_everywhere_and_its_tower_is_the_bases(tuned):
@@ -212,6 +226,51 @@ def test_the_model_loads_everywhere_and_its_tower_is_the_bases(tuned):
     assert record["model_sha256"] == info.sha256
     assert record["base_sha256"] == inspect_model(str(demo.MODEL)).sha256
     assert not (tuned / CHECKPOINTS).exists()
+
+
+def test_the_curve_is_drawn_and_on_tensorboard(tuned):
+    logged = {
+        (event.step, value.tag): value.simple_value
+        for event in events(tuned / "tensorboard")
+        for value in event.summary.value
+    }
+    lines = curve(tuned)
+    assert any("rewards/margins" in line for line in lines)
+    assert any("eval_rewards/accuracies" in line for line in lines)
+    for line in lines:
+        for name, value in line.items():
+            if name != "step":
+                assert logged[line["step"], name] == pytest.approx(value, rel=1e-6)
+    assert (tuned / "curve.png").stat().st_size > 10_000
+
+
+def test_less_memory_and_other_processes_that_read_change_no_result(half, tmp_path, tuned):
+    thrifty = {"gradient_checkpointing": True, "loader_workers": 1}
+    assert (record := run_job(job(half, tmp_path, "dpo", parameters=thrifty))).steps == 3
+    assert record.figures["loss"] == pytest.approx(curve(tuned)[-2]["loss"], abs=1e-5)
+    for name, one in weights(tuned).items():
+        assert torch.allclose(one, weights(tmp_path)[name], atol=1e-5), name
+
+
+def test_dropout_of_adapters_is_there_in_dpo_too(half, tmp_path):
+    the_plan, output = written(job(half, tmp_path / "x", "dpo", parameters={**ADAPTER_PARAMETERS, "lora_dropout": 0.5}))
+    modules = dict(new_trainer(the_plan, output).model.named_modules())
+    dropout = [module for name, module in modules.items() if isinstance(module, torch.nn.Dropout) and "lora" in name]
+    assert {module.p for module in dropout} == {0.5}
+
+
+def test_samples_that_fill_up_a_batch_twice_are_read_once(tmp_path):
+    """As several workers ask for them; lines are read in their order."""
+    from tests.pipeline.small import write_data
+
+    data = write_data(tmp_path / "data") / "data.jsonl"
+    good = [line for line in data.read_text().splitlines() if json.loads(line)["image"] and "no-such" not in line]
+    data.write_text("\n".join(good) + "\n")
+    chosen = selection(scored_run(tmp_path / "run", DatasetSpec(name=str(data))), "1")
+    the_plan, output = written(job(chosen, tmp_path / "x"))
+    columns = as_columns(the_plan.dataset, samples_of(output, TRAIN), "sft")
+    again = columns[[2, 0, 2]]
+    assert again["completion"] == [columns[place]["completion"] for place in (2, 0, 2)]
 
 
 @pytest.fixture(scope="module")
