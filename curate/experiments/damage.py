@@ -43,7 +43,7 @@ def exchanged_responses(sample: Sample, other: Sample | None, rng: random.Random
 
 def chosen_of_another(sample: Sample, other: Sample | None, rng: random.Random) -> Sample | None:
     """The other sample's chosen response."""
-    return other and replace(sample, chosen=other.chosen)
+    return None if other is None or other.chosen == sample.chosen else replace(sample, chosen=other.chosen)
 
 
 def shuffled_words(sample: Sample, other: Sample | None, rng: random.Random) -> Sample | None:

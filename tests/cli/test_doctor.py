@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from curate.cli.main import app
 from tests.cli.test_cli import curate, refused
 from tests.manifest.test_run_folder import make_run
 
@@ -33,6 +35,25 @@ def test_a_doctor_looks_at_every_stage_and_leaves_nothing(tmp_path):
     assert any(line.startswith("ok   again: time: ") for line in lines)
     assert any("no GPU is used, so no cost" in line for line in lines if line.startswith("ok   scores: time: "))
     assert left(tmp_path) == ["job.yaml"]
+
+
+TRAINED = """
+kind: pipeline
+stages:
+  best: {kind: select, run: run, ratio: 0.5, output: best, by: l0}
+  tuned: {kind: train, method: sft, data: '${best}', output: tuned}
+  judged: {kind: evaluate, model: {name: '${tuned}/model'}, output: judged}
+"""
+
+
+def test_a_doctor_knows_what_is_not_there_yet(tmp_path, monkeypatch):
+    make_run(tmp_path / "run")
+    (tmp_path / "job.yaml").write_text(TRAINED)
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["doctor", "job.yaml"])
+    assert result.exit_code == 0, result.output
+    assert "ok   tuned: training: by sft on best, once it is there" in result.stdout
+    assert "ok   judged: evaluation: of tuned/model, once it is there" in result.stdout
 
 
 @pytest.mark.slow

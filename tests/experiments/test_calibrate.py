@@ -7,12 +7,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
+from PIL import Image
 from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
 from curate.cli.main import app
 from curate.errors import ConfigurationError
-from curate.experiments.calibrate import CalibrateJob, plan
+from curate.experiments.calibrate import CalibrateJob, calibrate, plan
 from curate.experiments.calibration import LAST, Found, sentences
 from curate.experiments.paired_auroc import own_share, paired_auroc
 
@@ -158,6 +159,22 @@ def test_what_cannot_be_calibrated_is_refused_before_any_work(tmp_path):
         plan(CalibrateJob(output=str(tmp_path / "full")))
     with pytest.raises(ConfigurationError, match="has one row"):
         plan(CalibrateJob.model_validate({"output": str(tmp_path / "new"), "score": {"dataset": {"limit": 1}}}))
+    (tmp_path / "d.jsonl").write_text(
+        "".join(
+            json.dumps({"question": "Q?", "image": f"{n}.png", "chosen": "是", "rejected": "不"}) + "\n"
+            for n in range(3)
+        )
+    )
+    for n in range(3):
+        Image.new("RGB", (30, 30), (n, 0, 0)).save(tmp_path / f"{n}.png")
+    spec = {"dataset": {"name": str(tmp_path / "d.jsonl")}, "model": {"name": "demo"}, "sae": "demo"}
+    chinese = {"output": str(tmp_path / "words"), "score": spec, "damages": ["truncated", "shuffled words"]}
+    with pytest.raises(ConfigurationError, match="none of them changes any of 3 samples"):
+        calibrate(plan(CalibrateJob.model_validate(chinese)), lambda step: None)
+    with pytest.raises(ValueError, match=r"score\.output: y ≠ x/original"):
+        CalibrateJob.model_validate({"output": "x", "score": {"output": "y"}})
+    named = CalibrateJob.model_validate({"output": "x", "score": {"parameters": {"metrics": ["cosine"]}}})
+    assert named.score.parameters.metrics == ("cosine", "length", "loglik", "random")
     with pytest.raises(ValueError, match="no damage rust"):
         CalibrateJob(output="x", damages=("rust",))
     assert not (tmp_path / "new").exists()

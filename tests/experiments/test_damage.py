@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from curate.datasets import DatasetSpec, open_dataset
-from curate.experiments.damage import DAMAGES
+from curate.experiments.damage import DAMAGES, OF_ANOTHER
 from curate.sample import Sample
 
 PARTS = {"image": {"swapped image", "blank image", "noise image"}, "chosen": set(DAMAGES)}
@@ -72,6 +72,8 @@ def test_what_a_damage_would_not_change_has_no_copy():
     sample = Sample("0", 0, "What?", grey, "yes", "yes")
     other = Sample("1", 1, "Why?", grey, "yes", "no")
     unchanged = {name for name, damage in DAMAGES.items() if damage(sample, other, random.Random(0)) is None}
+    for name in OF_ANOTHER:
+        assert DAMAGES[name](sample, None, random.Random(0)) is None
     assert unchanged == {"blank image", "exchanged responses", "chosen of another", "shuffled words", "truncated"}
     repeated = Sample("2", 2, "What?", grey, "no no no", "yes")
     assert DAMAGES["shuffled words"](repeated, other, random.Random(0)) is None

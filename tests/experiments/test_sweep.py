@@ -8,14 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from scipy.stats import ttest_ind
+from typer.testing import CliRunner
 
+from curate.cli.main import app
+from curate.datasets import DatasetSpec
 from curate.errors import ConfigurationError
 from curate.evaluation.evaluate import EvaluationRecord
 from curate.experiments.sweep import sweep
 from curate.experiments.sweep_job import SweepJob, choices, n_trainings, plan
 from curate.experiments.sweep_results import Cell, Mean, Tuned, correlations, difference, findings, means
 from curate.training.train import TrainingRecord
+from tests.training.small import scored_run
 
 TRAINING = {"batch_size": 4, "gradient_accumulation_steps": 1, "max_steps": 2, "validation_share": 0, "lr": 1e-3}
 
@@ -127,15 +132,76 @@ def test_another_sweep_in_the_folder_is_refused(swept):
 
 
 def test_what_cannot_work_is_refused_before_anything_runs(tmp_path):
-    with pytest.raises(ConfigurationError, match="it leaves 2 to train on, and a step takes 4"):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"--ratios 0\.1: the selection has 2 samples, 2 of them to train on, and a step takes 4",
+    ):
         plan(job(tmp_path / "few", ratios=["0.1"]))
+    with pytest.raises(ConfigurationError, match="of 12 samples none is left to validate on"):
+        plan(job(tmp_path / "few", training={**TRAINING, "validation_share": 0.01}))
     with pytest.raises(ValueError, match="cooccurrence is swept over and not computed"):
         job(tmp_path / "unscored", metrics=["cooccurrence"])
+    with pytest.raises(ValueError, match="--strategy fsdp shards what is trained"):
+        job(tmp_path / "x", workers=2, strategy="fsdp", training={**TRAINING, "lora_r": 2})
+    with pytest.raises(ValueError, match="--dtype float16"):
+        job(tmp_path / "x", evaluation={"bench": "demo", "model": {"name": "demo", "dtype": "float16"}})
+    with pytest.raises(ValueError, match=r"score\.output: runs/mine ≠ "):
+        job(tmp_path / "x", score={"output": "runs/mine"})
+    with pytest.raises(ValueError, match="--bench: name one"):
+        job(tmp_path / "x", score={"model": {"name": "org/m"}, "sae": "s"}, evaluation={})
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(ConfigurationError, match=r"holds thesis\.tex"):
         run(job(tmp_path / "mine"))
     assert [path.name for path in (tmp_path / "mine").iterdir() if path.name != ".lock"] == ["thesis.tex"]
+
+
+def test_a_run_that_was_stopped_is_no_run_to_select_from(tmp_path):
+    run = scored_run(tmp_path / "run", DatasetSpec(limit=24))
+    given = {"run": str(run), "metrics": ["random"], "ratios": ["0.5"], "training": TRAINING}
+    assert plan(SweepJob.model_validate({**given, "output": str(tmp_path / "out")})).run
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**record, "status": "stopped"}))
+    with pytest.raises(ConfigurationError, match="is stopped: finish it with curate score --resume"):
+        plan(SweepJob.model_validate({**given, "output": str(tmp_path / "out")}))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--run", "r", "--limit", "10", "--sae", "s"], "--run: its data are scored already; leave out --limit, --sae"),
+        (["--run", "r", "--device", "cpu"], "--device goes with --model"),
+        (["--dataset", "d.jsonl", "--model", "org/m", "--sae", "s"], "--bench: name one"),
+        (["--metric", "cosines"], "no metric cosines"),
+    ],
+)
+def test_options_that_do_not_go_together_are_one_line(options, message, tmp_path):
+    run_folder = scored_run(tmp_path / "run", DatasetSpec(limit=2))
+    arguments = ["sweep", "--output", str(tmp_path / "out"), *options]
+    result = CliRunner().invoke(app, [str(run_folder) if each == "r" else each for each in arguments])
+    assert result.exit_code == 2
+    assert message in result.stderr.replace("\n", " ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_model_and_sae_that_are_configured_for_score_are_those_of_a_sweep_and_a_calibration(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "curate.toml").write_text('[score]\nsae = "team/sae"\nmodel = "org/team"\n')
+    own = {"sweep": ["--bench", "b", "--judge-url", "http://j", "--judge-model", "j"], "calibrate": []}
+    for verb, options in own.items():
+        arguments = [verb, "--output", "out", "--print-job"]
+
+        def printed(*more: str, arguments=arguments, **environment: str) -> dict:
+            result = CliRunner().invoke(app, [*arguments, *more], env=environment)
+            assert result.exit_code == 0, result.output
+            return yaml.safe_load(result.stdout)["score"]
+
+        scored = printed("--dataset", "d.jsonl", *options)
+        assert (scored["model"]["name"], scored["sae"]) == ("org/team", "team/sae")
+        scored = printed("--dataset", "d.jsonl", *options, CURATE_SCORE_SAE="other")
+        assert (scored["model"]["name"], scored["sae"]) == ("org/team", "other")
+        scored = printed()
+        assert (scored["model"]["name"], scored["sae"]) == ("demo", "demo")
 
 
 def test_the_grid_counts_what_is_shared():

@@ -8,9 +8,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import ray
 
 from curate.errors import DataError
-from curate.pipeline.tasks import Failed, Task, run_tasks
+from curate.pipeline.connection import connected
+from curate.pipeline.tasks import Failed, Task, _on_gpu, run_tasks
 
 
 def note(folder: Path, name: str, after: tuple[str, ...]) -> tuple[int, bool]:
@@ -68,6 +70,19 @@ def test_processes_are_used_again(results):
     """What each imports would otherwise be imported by every task. Those that died do not come back."""
     _, names, found = results
     assert len({found[name][0] for name in names}) < len(names) / 3
+
+
+def test_a_process_with_a_gpu_ends_with_its_task():
+    """It would keep the GPU's memory from the next one, or compute on a GPU that is another task's by then."""
+    with connected(None):
+        call = _on_gpu.options(num_cpus=1, num_gpus=0)
+        pids = [ray.get(call.remote(os.getpid, 1)) for _ in range(3)]
+    assert len(set(pids)) == 3
+
+
+def test_a_task_after_one_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="'nobody'"):
+        run_tasks([Task("child", die, ("nobody",))], lambda name, result: None)
 
 
 def test_a_failure_is_a_value_and_takes_only_its_dependants_along(results):
