@@ -95,6 +95,14 @@ def test_the_demo_is_evaluated_where_nothing_is_named():
     assert curate("summarize", "runs/evaluation-demo-demo/reviews.jsonl").stdout.count("\n") >= 9
 
 
+def test_a_job_file_is_run_as_the_command_it_was_written_by(tmp_path):
+    (tmp_path / "job.yaml").write_text(curate("--limit", 2, "--print-job").stdout)
+    result = CliRunner().invoke(app, ["run", "job.yaml"])
+    assert result.exit_code == 0, result.output
+    assert "demo on demo, judged by rules" in result.stdout
+    assert (tmp_path / "runs" / "evaluation-demo-demo" / "evaluation.json").exists()
+
+
 def test_a_dry_run_looks_and_does_nothing(tmp_path):
     result = curate(*LIMIT, "--order", "both", "--dry-run")
     assert result.exit_code == 0, result.output

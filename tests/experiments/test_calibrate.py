@@ -145,7 +145,11 @@ def test_a_calibration_of_the_demo_says_what_its_two_runs_hold(tmp_path):
     assert weights[0] == weights[1]
     assert (output / "calibration.png").stat().st_size > 10_000
     before = (output / "damaged" / "manifest.parquet").stat().st_mtime_ns
-    assert CliRunner().invoke(app, arguments).exit_code == 0
+    file = tmp_path / "calibrate.yaml"
+    file.write_text(CliRunner().invoke(app, [*arguments, "--print-job"]).stdout)
+    tables = {path: path.stat().st_mtime_ns for path in (output / "samples").iterdir()}
+    assert CliRunner().invoke(app, ["run", str(file)]).exit_code == 0
+    assert {path: path.stat().st_mtime_ns for path in tables} == tables
     assert (output / "damaged" / "manifest.parquet").stat().st_mtime_ns == before
     refused = CliRunner().invoke(app, [*arguments, "--seed", "1"])
     assert refused.exit_code == 2

@@ -4,6 +4,9 @@ import csv
 import json
 import math
 import random
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +33,12 @@ def job(output: Path, **changes) -> SweepJob:
         "output": str(output),
         "score": {
             "dataset": {"limit": 24},
-            "parameters": {"metrics": ["l0", "cosine", "random"], "weight_samples": 24, "top_k": 1},
+            "parameters": {"metrics": ["ifd", "cosine", "random"], "weight_samples": 24, "top_k": 1},
         },
-        "metrics": ["l0", "random"],
+        "metrics": ["ifd", "random"],
         "ratios": ["0.5"],
         "seeds": 1,
-        "methods": ["sft"],
+        "methods": ["sft", "dpo"],
         "training": TRAINING,
         "evaluation": {"bench": "demo", "limit": 6},
         "model_score": True,
@@ -69,7 +72,8 @@ def swept(tmp_path_factory):
 
 def test_a_failure_takes_no_others_along(swept):
     _, record, total = swept
-    assert total == 2 + 3 * 3  # of base evaluate and weigh; of half by l0, half by random and all: train, too
+    # Of the base evaluate and weigh; by each method of half by ifd, half by random and all: train, too.
+    assert total == 2 + 2 * 3 * 3
     assert record.base is None
     assert "evaluate: " in record.base_error
     assert record.missing == 1
@@ -78,10 +82,10 @@ def test_a_failure_takes_no_others_along(swept):
 
 def test_cells_say_what_trainings_and_evaluations_recorded(swept):
     output, record, _ = swept
-    assert [(cell.metric, cell.ratio, cell.n_samples) for cell in record.cells] == [
-        ("l0", 0.5, 12),
-        ("random", 0.5, 12),
-        ("full", 1.0, 24),
+    assert [(cell.method, cell.metric, cell.ratio, cell.n_samples) for cell in record.cells] == [
+        (method, *place)
+        for place in (("ifd", 0.5, 12), ("random", 0.5, 12), ("full", 1.0, 24))
+        for method in ("sft", "dpo")
     ]
     for cell in record.cells:
         folder = output / "cells" / cell.training
@@ -90,14 +94,14 @@ def test_cells_say_what_trainings_and_evaluations_recorded(swept):
         assert cell.tuned.relative == evaluation.score
         assert cell.tuned.categories == {name: each.relative for name, each in evaluation.categories.items()}
         assert cell.tuned.model_sha256 == training.model_sha256 == evaluation.decides["candidate"]
-        assert (cell.tuned.n_train, cell.tuned.steps) == (cell.n_samples, 2)
+        assert (cell.tuned.n_train, cell.tuned.steps, training.method) == (cell.n_samples, 2, cell.method)
         assert -1 <= cell.tuned.mean_weight <= 1
         assert not (folder / "training" / "model").exists()
     weights = {cell.tuned.mean_weight for cell in record.cells}
     assert len(weights) == len(record.cells)  # of different models
     rows = list(csv.DictReader((output / "sweep.csv").open()))
     assert [float(row["relative"]) for row in rows] == [cell.tuned.relative for cell in record.cells]
-    assert json.loads((output / "sweep.json").read_text())["trainings"] == 3
+    assert json.loads((output / "sweep.json").read_text())["trainings"] == 6
     for figure in ("figure7.png", "figure7.svg", "figure8.png", "figure8.svg"):
         assert (output / figure).stat().st_size > 5_000
 
@@ -108,16 +112,16 @@ def test_what_is_whole_is_not_done_again_and_more_can_be_added(swept):
     (output / "cells" / "base" / "evaluation").unlink(missing_ok=True)
     written = {path: path.stat().st_mtime_ns for path in output.glob("cells/*/cell.json")}
     records = {path: path.stat().st_mtime_ns for path in output.glob("cells/*/training/training.json")}
-    record, steps = run(job(output, metrics=["l0", "cosine", "random"]))
+    record, steps = run(job(output, metrics=["ifd", "cosine", "random"]))
     added = {cell.training for cell in record.cells} - {cell.training for cell in before.cells}
     assert steps[0].total == 2 + 3 * len(added)
-    assert len(added) == 1
+    assert len(added) == 2
     assert record.missing == 0
     assert {path: path.stat().st_mtime_ns for path in written} == written
     assert {path: path.stat().st_mtime_ns for path in records} == records
     assert record.base is not None
     assert record.base.mean_weight is not None
-    again, steps = run(job(output, metrics=["l0", "cosine", "random"]))
+    again, steps = run(job(output, metrics=["ifd", "cosine", "random"]))
     assert steps[0].total == 0
     assert again.cells == record.cells
     assert again.means == record.means
@@ -154,6 +158,34 @@ def test_what_cannot_work_is_refused_before_anything_runs(tmp_path):
     with pytest.raises(ConfigurationError, match=r"holds thesis\.tex"):
         run(job(tmp_path / "mine"))
     assert [path.name for path in (tmp_path / "mine").iterdir() if path.name != ".lock"] == ["thesis.tex"]
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_killed_repeats_nothing_that_is_whole(tmp_path):
+    """SIGKILL to a real process, in the middle of its trainings."""
+    output, file = tmp_path / "sweep", tmp_path / "sweep.json"
+    file.write_text(job(output, model_score=False).model_dump_json(exclude_none=True))
+    command = [sys.executable, "-m", "curate", "run", str(file), "--json"]
+
+    def whole() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in output.glob("cells/*/cell.json")}
+
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and len(whole()) < 2:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    time.sleep(5)  # until Ray's processes have seen that their driver is gone
+    before = whole()
+    assert 2 <= len(before) < 7
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert {path: whole()[path] for path in before} == before
+    record = json.loads(result.stdout)
+    assert len(whole()) == 7
+    undisturbed, _ = run(job(tmp_path / "other", model_score=False))
+    scores = [cell["tuned"]["relative"] for cell in record["cells"]]
+    assert scores == [cell.tuned.relative for cell in undisturbed.cells if cell.tuned]
 
 
 def test_a_run_that_was_stopped_is_no_run_to_select_from(tmp_path):
