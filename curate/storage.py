@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator
 from upath import UPath
 
 from curate.errors import ConfigurationError
@@ -22,6 +22,16 @@ def _no_secret(value: object) -> object:
 
 
 Location = Annotated[str, BeforeValidator(_no_secret)]
+
+
+def _here(output: str) -> str:
+    if "://" in output:
+        raise ValueError(f"{output}: this is written on this machine; copy it when it is done")
+    return output
+
+
+# Of what is not a run: files that grow line by line, and libraries that write their own.
+LocalFolder = Annotated[str, AfterValidator(_here)]
 
 
 def _secret(text: str) -> str | None:

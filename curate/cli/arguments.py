@@ -1,10 +1,15 @@
 """Arguments that several verbs take."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from curate.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+Job = TypeVar("Job", bound="BaseModel")
 
 DEMO = "demo"  # as data set and as model
 
@@ -84,6 +89,20 @@ def pairs(option: str, text: str | None) -> dict[str, str] | None:
     if bad := [name for name, separator, value in pairs if not (name and separator and value)]:
         raise ConfigurationError(f"--{option.replace('_', '-')}: {', '.join(bad)} is not of the form name=value")
     return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def validated(kind: type[Job], content: Any) -> Job:
+    """A job of what the options say.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        raise option_error(error) from error
 
 
 def option_error(error: Any) -> ConfigurationError:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from curate.cli.arguments import DryRun, PrintJob, only_described, option_error, without_configured_for_demo
+from curate.cli.arguments import DryRun, PrintJob, only_described, validated, without_configured_for_demo
 
 DATA, MODEL, METRICS, RESOURCES = "Data", "Model and dictionary", "Metrics", "Resources"
 
@@ -98,8 +98,6 @@ def calibrate(
     Draws samples, makes copies that are damaged in known ways, scores both, and says which damages each metric finds,
     misses or prefers, before any training is paid for. Cut off, it goes on by the same command.
     """
-    from pydantic import ValidationError
-
     from curate.cli.score import job_arguments
     from curate.experiments.calibrate import CalibrateJob
 
@@ -109,10 +107,7 @@ def calibrate(
     content: dict[str, Any] = {"output": output, "samples": samples, "seed": seed, "score": job_arguments(given)}
     if damages is not None:
         content["damages"] = [damage.strip() for damage in damages.split(",")]
-    try:
-        job = CalibrateJob.model_validate(content)
-    except ValidationError as error:
-        raise option_error(error) from error
+    job = validated(CalibrateJob, content)
     if not only_described(job, print_job, dry_run, json, overwrite):
         run_job(job, json, overwrite)
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from curate.cli import evaluate_summarize
-from curate.cli.arguments import PrintJob, only_described, option_error
+from curate.cli.arguments import PrintJob, only_described, validated
 
 BENCH, MODEL, JUDGE, OUTPUT = "Bench", "Model", "Judge", "Output"
 
@@ -107,8 +107,6 @@ def evaluate(
     """
     if ctx.invoked_subcommand is not None:
         return
-    from pydantic import ValidationError
-
     from curate.evaluation.job import EvaluateJob
 
     judge = {"url": judge_url, "model": judge_model, "order": order, "concurrency": judge_concurrency}
@@ -127,10 +125,7 @@ def evaluate(
     }
     if name is not None:
         content["model"] = {"name": name, "dtype": dtype, "device": device}
-    try:
-        job = EvaluateJob.model_validate({field: value for field, value in content.items() if value is not None})
-    except ValidationError as error:
-        raise option_error(error) from error
+    job = validated(EvaluateJob, {field: value for field, value in content.items() if value is not None})
     if not only_described(job, print_job, dry_run, json, overwrite):
         run_job(job, json, overwrite, retry_failed)
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
-from curate.cli.arguments import PrintJob, only_described, option_error, pairs
+from curate.cli.arguments import PrintJob, only_described, pairs, validated
 
 DATA, MODEL, OUTPUT = "Data", "Model", "Output"
 COMPARE = "--compare"
@@ -116,8 +116,6 @@ def evaluate(
 
     `curate sae evaluate --compare SAE1 SAE2 --on MODEL1 MODEL2` sets several side by side.
     """
-    from pydantic import ValidationError
-
     from curate.harvest.evaluate_job import SAEEvaluateJob
 
     data = {"name": dataset, "data_dir": data_dir, "split": split, "limit": limit, "sample": sample, "seed": seed}
@@ -135,10 +133,7 @@ def evaluate(
     }
     if sae:
         content["saes"] = sae
-    try:
-        job = SAEEvaluateJob.model_validate(content)
-    except ValidationError as error:
-        raise option_error(error) from error
+    job = validated(SAEEvaluateJob, content)
     if not only_described(job, print_job, False, json):
         run_job(job, json)
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from curate.cli.arguments import option_error, pairs
+from curate.cli.arguments import pairs, validated
 
 
 def fold(
@@ -41,8 +41,6 @@ def fold(
     The scale is √d_model over the mean norm of the model's hidden states at the hook layer, first positions and BOS
     left out. It is that of the training only as far as model and data are.
     """
-    from pydantic import ValidationError
-
     from curate.cli.console import ERR, OUT, print_json, printable
     from curate.harvest.evaluate_job import SAEEvaluateJob, plan
     from curate.harvest.fold import check_foldable, hidden_states
@@ -57,10 +55,7 @@ def fold(
         "batch_size": batch_size,
         "loss": False,
     }
-    try:
-        job = SAEEvaluateJob.model_validate(content)
-    except ValidationError as error:
-        raise option_error(error) from error
+    job = validated(SAEEvaluateJob, content)
     # To be judged and to be folded, a dictionary must fit its model in the same way.
     the_plan = plan(job)
     ((info,), ((harvest, _),)) = the_plan.saes.values(), the_plan.passes

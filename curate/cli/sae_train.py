@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from curate.cli.arguments import PrintJob, only_described, option_error, pairs
+from curate.cli.arguments import PrintJob, only_described, pairs, validated
 from curate.errors import ConfigurationError
 
 DATA, MODEL, SAE, TRAINING, RESOURCES = "Data", "Model", "Dictionary", "Training", "Resources"
@@ -175,8 +175,6 @@ def train(
 
     A training that is cut off, however often, goes on by the same command and ends with the same weights.
     """
-    from pydantic import ValidationError
-
     from curate.harvest.job import PRESETS, SAETrainJob
 
     given = ctx.params
@@ -202,10 +200,7 @@ def train(
         content["log_to"] = log_to.split(",")
     if "hook_layer" not in content:
         raise ConfigurationError("--hook-layer: say after which decoder block the dictionary shall read")
-    try:
-        job = SAETrainJob.model_validate(content)
-    except ValidationError as error:
-        raise option_error(error) from error
+    job = validated(SAETrainJob, content)
     if not only_described(job, print_job, dry_run, json, overwrite):
         run_job(job, json, overwrite)
 

@@ -12,9 +12,9 @@ from curate.cli.arguments import (
     PrintJob,
     folder,
     only_described,
-    option_error,
     pairs,
     typed,
+    validated,
     without_configured_for_demo,
 )
 from curate.errors import ConfigurationError
@@ -203,8 +203,6 @@ def score(
     A configured team says `curate score --dataset align-anything`. A run that was cut off, however it was,
     goes on with `curate score --resume RUN`, and ends with the same bytes.
     """
-    from pydantic import ValidationError
-
     from curate.pipeline.job import ScoreJob
 
     options = {name: value for name, value in ctx.params.items() if name not in _NOT_OF_THE_JOB}
@@ -214,10 +212,7 @@ def score(
         arguments = stored_arguments(resume, {name: value for name, value in options.items() if typed(ctx, name)})
     else:
         arguments = job_arguments(_completed(ctx, options))
-    try:
-        job = ScoreJob.model_validate(arguments)
-    except ValidationError as error:
-        raise option_error(error) from error
+    job = validated(ScoreJob, arguments)
     overwrite = overwrite and resume is None
     if print_job and overwrite:
         raise ConfigurationError("--overwrite does not go into a job file, which is to be run again and again")

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from curate.cli.arguments import DryRun, PrintJob, RunFolder, folder, only_described, option_error
+from curate.cli.arguments import DryRun, PrintJob, RunFolder, folder, only_described, validated
 
 
 def _decimal(text: str) -> Decimal:
@@ -42,15 +42,11 @@ def select(
 
     Give exactly one of --ratio, --top and --min-score.
     """
-    from pydantic import ValidationError
-
     from curate.manifest.select import SelectJob
 
     written = None if output is None else str(output)
-    try:
-        job = SelectJob(run=str(run), by=by, seed=seed, ratio=ratio, top=top, min_score=min_score, output=written)
-    except ValidationError as error:
-        raise option_error(error) from error
+    rule = {"by": by, "seed": seed, "ratio": ratio, "top": top, "min_score": min_score}
+    job = validated(SelectJob, {"run": str(run), **rule, "output": written})
     if not only_described(job, print_job, dry_run, json):
         run_job(job, json)
 

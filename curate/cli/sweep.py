@@ -9,8 +9,8 @@ from curate.cli.arguments import (
     DryRun,
     PrintJob,
     only_described,
-    option_error,
     typed,
+    validated,
     without_configured_for_demo,
 )
 from curate.errors import ConfigurationError, RunStopped
@@ -135,8 +135,6 @@ def sweep(
     Everything else of scoring, training and evaluation can be said in a job file; --print-job writes one. A sweep that
     is cut off goes on by the same command; metrics, ratios, seeds and methods can be added to one that is there.
     """
-    from pydantic import ValidationError
-
     from curate.experiments.sweep_job import PRESETS, SweepJob
 
     given = ctx.params
@@ -172,10 +170,7 @@ def sweep(
         for name, text in (("metrics", metrics), ("ratios", ratios))
         if text
     }
-    try:
-        job = SweepJob.model_validate(content)
-    except ValidationError as error:
-        raise option_error(error) from error
+    job = validated(SweepJob, content)
     if not only_described(job, print_job, dry_run, json, overwrite):
         run_job(job, json, overwrite)
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from curate.cli.arguments import DryRun, PrintJob, only_described, option_error
+from curate.cli.arguments import DryRun, PrintJob, only_described, validated
 from curate.errors import ConfigurationError
 
 MODEL, TRAINING, LORA, RESOURCES = "Model", "Training", "LoRA", "Resources"
@@ -153,8 +153,6 @@ def train(
 
     A training that is cut off, however often, goes on by the same command and ends with the same weights.
     """
-    from pydantic import ValidationError
-
     from curate.training.job import PRESETS, TrainJob
 
     method = ctx.command.name
@@ -176,10 +174,7 @@ def train(
         "strategy": strategy,
         "address": address,
     }
-    try:
-        job = TrainJob.model_validate(content)
-    except ValidationError as error:
-        raise option_error(error) from error
+    job = validated(TrainJob, content)
     if not only_described(job, print_job, dry_run, json, overwrite):
         run_job(job, json, overwrite)
 

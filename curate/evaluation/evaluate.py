@@ -16,7 +16,7 @@ from curate.evaluation.judging import RULES_JUDGE, reviewed
 from curate.evaluation.reviews import scored
 from curate.evaluation.summary import Figures, Summary, summarize
 from curate.manifest.atomic import write_text
-from curate.manifest.inputs import INPUTS_FILE, RunInputs, read_inputs, write_inputs
+from curate.manifest.inputs import INPUTS_FILE, RunInputs, own_files, read_inputs, write_inputs
 from curate.manifest.lock import LOCK, locked
 from curate.storage import location
 
@@ -159,11 +159,7 @@ def _model_of(the_plan: EvaluatePlan) -> str:
 
 
 def _check_output(output: Path, the_plan: EvaluatePlan, overwrite: bool) -> None:
-    found = {entry.name for entry in output.iterdir() if not entry.name.startswith(".")}
-    if foreign := sorted(found - OURS):
-        raise ConfigurationError(
-            f"--output {output} holds {foreign[0]}, which is no evaluation's; choose another folder"
-        )
+    found = own_files(output, OURS, "evaluation")
     if overwrite:
         for name in found:
             (output / name).unlink()

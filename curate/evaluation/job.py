@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from curate import demo
 from curate.errors import ConfigurationError, DataError
@@ -17,7 +17,7 @@ from curate.fingerprint import file_sha256
 from curate.harvest.job import device_and_dtype
 from curate.models import ModelSpec, inspect_model
 from curate.models.family import ModelInfo
-from curate.storage import Location, absolute, absolute_if_there, location
+from curate.storage import LocalFolder, Location, absolute, absolute_if_there, location
 
 
 class EvaluateJob(BaseModel):
@@ -32,19 +32,12 @@ class EvaluateJob(BaseModel):
     limit: int | None = Field(default=None, ge=1, description="only so many questions, from the first")
     model: ModelSpec | None = Field(default=None, description="whose answers are judged; with the demo bench, demo")
     answers: Location | None = Field(default=None, description="a file of answers to judge, in place of a model")
-    output: str = Field(description="the folder of answers, reviews and figures, on this machine")
+    output: LocalFolder = Field(description="the folder of answers, reviews and figures, on this machine")
     judge: JudgeSpec = JudgeSpec()
     max_new_tokens: int | None = Field(
         default=None, ge=1, description="of an answer; 1,024 as published, of the demo bench 64"
     )
     batch_size: int = Field(default=8, ge=1, description="questions that are answered together")
-
-    @field_validator("output")
-    @classmethod
-    def _is_here(cls, output: str) -> str:
-        if "://" in output:
-            raise ValueError(f"{output}: an evaluation writes to this machine; copy it when it is done")
-        return output
 
     @model_validator(mode="before")
     @classmethod

@@ -21,7 +21,7 @@ from curate.experiments.calibration import CONTROLS, FEWEST, Calibration, Found,
 from curate.experiments.damage import DAMAGES, OF_ANOTHER
 from curate.experiments.paired_auroc import own_share, paired_auroc
 from curate.manifest.atomic import write_batches, write_text
-from curate.manifest.inputs import INPUTS_FILE, RunInputs, read_inputs, write_inputs
+from curate.manifest.inputs import INPUTS_FILE, RunInputs, own_files, read_inputs, write_inputs
 from curate.manifest.lock import LOCK, locked
 from curate.manifest.record import MANIFEST, RunRecord
 from curate.manifest.verify import read_tables
@@ -30,7 +30,7 @@ from curate.pipeline.job import ScoreJob, agreeing, inside, versions
 from curate.pipeline.score import score
 from curate.pipeline.session import Progress, Report
 from curate.sample import Sample
-from curate.storage import absolute, location, remove
+from curate.storage import LocalFolder, absolute, location, remove
 
 ORIGINAL, DAMAGED, SAMPLES, RECORD, PLOT = "original", "damaged", "samples", "calibration.json", "calibration.png"
 OURS = {ORIGINAL, DAMAGED, SAMPLES, RECORD, PLOT, INPUTS_FILE, LOCK}
@@ -48,20 +48,15 @@ class CalibrateJob(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["calibrate"] = "calibrate"
-    output: str = Field(description="the folder of all that is made, on this machine or one that all workers share")
+    output: LocalFolder = Field(
+        description="the folder of all that is made, on this machine or one that all workers share"
+    )
     score: ScoreJob = Field(
         default=None, validate_default=True, description="which data, and how they are scored; by default every metric"
     )
     samples: int = Field(default=500, ge=2, description="drawn from the data, each with a copy of every damage")
     damages: tuple[str, ...] = Field(default=tuple(DAMAGES), min_length=1, description="kinds of damage")
     seed: int = Field(default=0, description="of the draw, and of the damages")
-
-    @field_validator("output")
-    @classmethod
-    def _is_here(cls, output: str) -> str:
-        if "://" in output:
-            raise ValueError(f"{output}: a calibration writes to this machine; copy it when it is done")
-        return output
 
     @field_validator("score", mode="before")
     @classmethod
@@ -104,12 +99,7 @@ def plan(job: CalibrateJob) -> CalibratePlan:
         DataError: data cannot be read, or the hub cannot be reached.
     """
     job = job.absolute()
-    output = Path(job.output)
-    if output.exists() and not output.is_dir():
-        raise ConfigurationError(f"--output {output} is a file; name a folder")
-    found = {path.name for path in output.iterdir()} if output.is_dir() else set()
-    if foreign := sorted(name for name in found - OURS if not name.startswith(".")):
-        raise ConfigurationError(f"--output {output} holds {foreign[0]}, which is no calibration's; choose another")
+    own_files(Path(job.output), OURS, "calibration")
     dataset = open_dataset(job.score.dataset)
     pair = agreeing(job.score)
     if len(dataset) < 2:

@@ -12,7 +12,7 @@ from curate.experiments.sweep_job import BASE, CELLS, RUN, SweepJob, SweepPlan
 from curate.experiments.sweep_plot import draw_figure7, draw_figure8
 from curate.experiments.sweep_results import SweepRecord, as_csv, correlations, findings, means
 from curate.manifest.atomic import write_text
-from curate.manifest.inputs import INPUTS_FILE, RunInputs, read_inputs, write_inputs
+from curate.manifest.inputs import INPUTS_FILE, RunInputs, own_files, read_inputs, write_inputs
 from curate.manifest.lock import LOCK, locked
 from curate.manifest.record import RunRecord
 from curate.pipeline.job import versions
@@ -67,9 +67,7 @@ def sweep(the_plan: SweepPlan, report: Report, overwrite: bool = False) -> Sweep
 
 
 def _check_output(output: Path, overwrite: bool) -> None:
-    found = {entry.name for entry in output.iterdir() if not entry.name.startswith(".")}
-    if foreign := sorted(found - OURS):
-        raise ConfigurationError(f"--output {output} holds {foreign[0]}, which is no sweep's; choose another folder")
+    found = own_files(output, OURS, "sweep")
     if overwrite:
         for name in found - {RUN}:  # which scoring replaces
             shutil.rmtree(output / name) if (output / name).is_dir() else (output / name).unlink()

@@ -19,7 +19,7 @@ from curate.pipeline.connection import cluster_has_gpus
 from curate.pipeline.job import ScoreJob, inside
 from curate.pipeline.job import plan as plan_scoring
 from curate.pipeline.resources import cluster_address
-from curate.storage import Location, absolute, location
+from curate.storage import LocalFolder, Location, absolute, location
 from curate.training.job import FAMILIES, Method, TrainJob, TuningParameters, check_counts
 
 RUN, CELLS, BASE, EVALUATION = "run", "cells", "base", "evaluation"
@@ -32,7 +32,9 @@ class SweepJob(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     kind: Literal["sweep"] = "sweep"
-    output: str = Field(description="the folder of all that is made, on this machine or one that all workers share")
+    output: LocalFolder = Field(
+        description="the folder of all that is made, on this machine or one that all workers share"
+    )
     run: Location | None = Field(default=None, description="a finished run to select from, in place of `score`")
     score: ScoreJob | None = Field(
         default=None,

@@ -40,7 +40,6 @@ def draw_figure7(file: Path, record: SweepRecord) -> None:
             _level(axes, record.base.relative, None, "base model", (0, (1, 1.5)))
         axes.set_title(method.upper())
         axes.set_xlabel("share of the data")
-        axes.set_ylabel("relative score (%)")
     seeds = len({cell.seed for cell in record.cells})
     bands = f"bands: ± one standard error over {seeds} seeds" if seeds > 1 else "one seed: no bands"
     _finish(figure, panels[0], file, bands)
@@ -71,7 +70,6 @@ def draw_figure8(file: Path, record: SweepRecord) -> None:
         text = "" if found is None else f": r = {found.pearson:+.2f}, ρ = {found.spearman:+.2f} (n = {found.n})"
         axes.set_title(f"{method.upper()}{text}")
         axes.set_xlabel("mean feature weight of the tuned model")
-        axes.set_ylabel("relative score (%)")
     _finish(figure, panels[0], file, "r: Pearson, ρ: Spearman")
 
 
@@ -99,7 +97,8 @@ def _panels(n: int) -> tuple[Any, list[Any]]:
 
     figure = Figure(figsize=(4.6 * n, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
-    axes: Any = figure.subplots(1, n, squeeze=False)
+    axes: Any = figure.subplots(1, n, squeeze=False, sharey=True)
+    axes[0, 0].set_ylabel("relative score (%)")
     return figure, list(axes[0])
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from curate import demo
 from curate.datasets import NAMED, DatasetSpec
@@ -13,7 +13,7 @@ from curate.errors import ConfigurationError
 from curate.harvest.activations import Harvest
 from curate.models import ModelSpec, inspect_model
 from curate.sae.train import TrainingParameters
-from curate.storage import absolute
+from curate.storage import LocalFolder, absolute
 
 Logger = Literal["tensorboard", "wandb"]
 
@@ -24,7 +24,7 @@ class SAETrainJob(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["sae-train"] = "sae-train"
-    output: str = Field(description="the folder of the dictionary, on this machine")
+    output: LocalFolder = Field(description="the folder of the dictionary, on this machine")
     model: ModelSpec
     dataset: DatasetSpec = DatasetSpec()
     hook_layer: int = Field(ge=0, description="hidden states after this decoder block are learned")
@@ -47,13 +47,6 @@ class SAETrainJob(BaseModel):
         default=0, ge=0, description="Ray actors that run the model; with 0 the process that trains does, too"
     )
     address: str | None = Field(default=None, description="a running Ray cluster, for harvesters")
-
-    @field_validator("output")
-    @classmethod
-    def _is_here(cls, output: str) -> str:
-        if "://" in output:
-            raise ValueError(f"{output}: a training writes to this machine; copy the dictionary when it is done")
-        return output
 
     def absolute(self) -> "SAETrainJob":
         """The job with local paths made absolute."""

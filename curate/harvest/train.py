@@ -24,6 +24,7 @@ from curate.harvest.checkpoint import STATE_FILE, State, restored, save_checkpoi
 from curate.harvest.job import TrainPlan
 from curate.harvest.loggers import Log, logging_to
 from curate.manifest.atomic import write_text
+from curate.manifest.inputs import own_files
 from curate.manifest.lock import LOCK, locked
 from curate.manifest.rows import QUARANTINE_SCHEMA
 from curate.sae.buffer import MixingBuffer
@@ -122,9 +123,7 @@ def train(
 
 
 def _check_output(output: Path, decides: dict[str, Any], overwrite: bool) -> None:
-    found = {entry.name for entry in output.iterdir() if not entry.name.startswith(".")}
-    if foreign := sorted(found - OURS):
-        raise ConfigurationError(f"--output {output} holds {foreign[0]}, which is no training's; choose another folder")
+    found = own_files(output, OURS, "training")
     if overwrite:
         for name in found & (OURS - {LOCK}):
             shutil.rmtree(output / name) if (output / name).is_dir() else (output / name).unlink()

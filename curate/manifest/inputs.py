@@ -1,12 +1,13 @@
 """`inputs.json`: what a run was begun with, so that it is only ever continued with the same."""
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from upath import UPath
 
-from curate.errors import DataError, first_line
+from curate.errors import ConfigurationError, DataError, first_line
 from curate.manifest.atomic import write_text
 
 INPUTS_FILE = "inputs.json"
@@ -35,6 +36,21 @@ class RunInputs(BaseModel):
 
 def _shown(value: JsonValue) -> str:
     return f"{value[:12]}…" if isinstance(value, str) and _HASH.fullmatch(value) else str(value)
+
+
+def own_files(output: Path, ours: Collection[str], whose: str) -> set[str]:
+    """The names of what lies in a folder that is to be written, without hidden ones.
+
+    Raises:
+        ConfigurationError: it is a file, or holds what is not `ours`, which nothing shall remove.
+    """
+    if output.exists() and not output.is_dir():
+        raise ConfigurationError(f"--output {output} is a file; name a folder")
+    names = {entry.name for entry in output.iterdir()} if output.is_dir() else set()
+    found = {name for name in names if not name.startswith(".")}
+    if foreign := sorted(found - set(ours)):
+        raise ConfigurationError(f"--output {output} holds {foreign[0]}, which is no {whose}'s; choose another folder")
+    return found
 
 
 def write_inputs(run: UPath, inputs: RunInputs) -> None:

@@ -24,15 +24,6 @@ OURS = {RECORD, CURVE, PLOT, SAMPLES, QUARANTINE, MODEL, ADAPTER, TENSORBOARD, C
 BEGUN, WHOLE = "begun.json", "whole"
 
 
-def refuse_what_is_foreign(output: Path) -> None:
-    """Raise ConfigurationError if the folder holds what no training writes: nothing of it is ever removed."""
-    found = (
-        {entry.name for entry in output.iterdir()} if output.is_dir() else {output.name} if output.exists() else set()
-    )
-    if foreign := sorted(name for name in found - OURS if not name.startswith(".")):
-        raise ConfigurationError(f"--output {output} holds {foreign[0]}, which is no training's; choose another folder")
-
-
 def clear(output: Path) -> None:
     """Remove a training; the lock stays."""
     for entry in output.iterdir():

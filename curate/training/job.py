@@ -10,21 +10,22 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from upath import UPath
 
 from curate import demo
 from curate.datasets import Dataset, DatasetSpec, open_dataset
 from curate.errors import ConfigurationError, DataError, SampleError
 from curate.harvest.job import device_and_dtype
+from curate.manifest.inputs import own_files
 from curate.manifest.record import read_record
 from curate.manifest.select import SelectionRecord, read_selection, samples_sha256
 from curate.models import ModelSpec, inspect_model
 from curate.models.family import ModelInfo
 from curate.pipeline.connection import cluster_has_gpus
 from curate.pipeline.resources import cluster_address
-from curate.storage import Location, absolute
-from curate.training.folder import refuse_what_is_foreign
+from curate.storage import LocalFolder, Location, absolute
+from curate.training.folder import OURS
 
 Method = Literal["sft", "dpo"]
 FAMILIES = ("llava_next", "llava")
@@ -82,7 +83,9 @@ class TrainJob(BaseModel):
     model: ModelSpec | None = Field(
         default=None, description="what is fine-tuned, and the precision of its computing; by default the run's model"
     )
-    output: str = Field(description="the folder of the fine-tuned model, on this machine or one that all workers share")
+    output: LocalFolder = Field(
+        description="the folder of the fine-tuned model, on this machine or one that all workers share"
+    )
     parameters: TuningParameters = TuningParameters()
     workers: int = Field(default=1, ge=1, description="processes that train, each with a GPU where there are GPUs")
     strategy: Literal["ddp", "fsdp"] = Field(
@@ -92,13 +95,6 @@ class TrainJob(BaseModel):
         default=None,
         description="a running Ray cluster to train on; by default that of RAY_ADDRESS, else this machine",
     )
-
-    @field_validator("output")
-    @classmethod
-    def _is_here(cls, output: str) -> str:
-        if "://" in output:
-            raise ValueError(f"{output}: a training writes to this machine; copy the model when it is done")
-        return output
 
     @model_validator(mode="after")
     def _fits_together(self) -> "TrainJob":
@@ -197,7 +193,7 @@ def plan(job: TrainJob) -> TrainPlan:
         DataError: the selection, its run or its data are not what they were, or the hub cannot be reached.
     """
     job = job.absolute()
-    refuse_what_is_foreign(Path(job.output))
+    own_files(Path(job.output), OURS, "training")
     record, rows, run = read_selection(job.data, job.run)
     rows = rows.sort_by("source_row")
     dataset = open_dataset(DatasetSpec.model_validate(record.dataset))

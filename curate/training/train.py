@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from curate import __version__
 from curate.errors import RunStopped
 from curate.manifest.atomic import write_text
+from curate.manifest.inputs import own_files
 from curate.manifest.lock import locked
 from curate.manifest.select import Rule, samples_sha256
 from curate.models import inspect_model
@@ -23,12 +24,12 @@ from curate.training.folder import (
     CHECKPOINTS,
     CURVE,
     MODEL,
+    OURS,
     PLOT,
     RECORD,
     begin,
     clear,
     refuse_another,
-    refuse_what_is_foreign,
     remove_half_written,
 )
 from curate.training.job import Method, TrainPlan
@@ -75,7 +76,7 @@ def train(the_plan: TrainPlan, report: Report, overwrite: bool = False) -> Train
     """
     output, decides = Path(the_plan.job.output), the_plan.decides()
     with locked(location(str(output))):
-        refuse_what_is_foreign(output)
+        own_files(output, OURS, "training")
         if overwrite:
             clear(output)
         begun = refuse_another(output, decides)

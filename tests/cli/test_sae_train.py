@@ -74,7 +74,7 @@ def test_what_cannot_work_is_refused_in_one_line(tmp_path, options, message):
 def test_a_folder_elsewhere_is_refused():
     result = train("--output", "s3://store/sae")
     assert result.exit_code == 2
-    assert "a training writes to this machine" in result.stderr.replace("\n", " ")
+    assert "this is written on this machine" in result.stderr.replace("\n", " ")
 
 
 def test_a_training_is_recorded_logged_and_not_repeated(tmp_path):

@@ -225,7 +225,7 @@ def test_other_settings_in_the_same_folder_are_refused_by_name(tmp_path, answers
         ({"judge": {"url": f"http://{KEY}@a/v1", "model": "m"}}, "credentials do not belong"),
         ({"judge": {"url": f"http://a/v1?key={KEY}", "model": "m"}}, "credentials and options"),
         ({"model": {"name": "demo"}, "answers": "a"}, "one candidate"),
-        ({"output": "s3://bucket/out"}, "writes to this machine"),
+        ({"output": "s3://bucket/out"}, "is written on this machine"),
     ],
 )
 def test_what_cannot_work_is_no_job(changes, message):
