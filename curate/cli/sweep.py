@@ -211,8 +211,9 @@ def _print_table(record: Any, method: str) -> None:
     metrics = list(dict.fromkeys(each.metric for each in of))
     found = {(each.metric, each.ratio): each for each in of}
     base = f"; base model {record.base.relative:.1f}" if record.base else ""
-    title = printable(f"{method}: relative score (%) ± standard error over seeds{base}")
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0))
+    title = f"{method}: relative score (%) ± standard error over seeds{base}"
+    OUT.print(printable(title), style="bold", soft_wrap=True)
+    table = Table(box=None, padding=(0, 1, 0, 0))
     table.add_column("ratio", no_wrap=True)
     for metric in metrics:
         table.add_column(metric, justify="right")

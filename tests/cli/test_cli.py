@@ -202,6 +202,7 @@ def test_a_dictionary_of_another_model_is_refused_or_noted(tmp_path, exported):
     assert "note: the SAE was trained on a model with hash" in result.stderr.replace("\n", " ")
 
 
+@pytest.mark.slow
 def test_real_data_with_the_toy_model_say_so(tmp_path, real_data):
     options = ("--dataset", "align-anything", "--data-dir", real_data / "align_anything", "--model", "demo")
     result = curate("score", *options, "--split", "val", "--output", "run", "--metric", "l0", cwd=tmp_path)

@@ -54,7 +54,7 @@ def shards(folder: Path) -> int:
 
 
 def test_twice_is_once_and_what_was_stopped_goes_on(nodes, tmp_path):
-    (tmp_path / "job.yaml").write_text(JOB.format(rows=600).replace("actors: 2", "actors: 1"))
+    (tmp_path / "job.yaml").write_text(JOB.format(rows=300).replace("actors: 2", "actors: 1"))
     job = submitted(nodes, tmp_path)
     # The same job, written otherwise.
     (tmp_path / "job.yaml").write_text("# once more\n" + (tmp_path / "job.yaml").read_text())
@@ -63,7 +63,7 @@ def test_twice_is_once_and_what_was_stopped_goes_on(nodes, tmp_path):
     stopped = on(nodes, tmp_path, "stop", job["id"])
     assert stopped.stdout == f"{job['id']} is STOPPED\n", stopped.stderr
     kept = shards(tmp_path)
-    assert 2 <= kept < 40
+    assert 2 <= kept < 20
     assert not (tmp_path / "run" / "run.json").exists()
     assert "go on with: curate score --resume" in on(nodes, tmp_path, "logs", job["id"]).stdout
 
@@ -71,7 +71,7 @@ def test_twice_is_once_and_what_was_stopped_goes_on(nodes, tmp_path):
     assert again.returncode == 0, again.stdout + again.stderr
     assert again.stdout.startswith(f"{job['id']}-2 was submitted")
     assert "resuming: " in again.stdout
-    assert "600 scored + 0 quarantined = 600 read" in again.stdout
+    assert "300 scored + 0 quarantined = 300 read" in again.stdout
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["shards"]["kept"] >= kept
     assert failing(tmp_path / "run") == {}
@@ -196,7 +196,7 @@ def test_a_dry_run_looks_where_the_job_would_run(nodes, tmp_path):
 
 def test_a_worker_node_that_dies_costs_nothing(nodes, tmp_path):
     """The last test of these nodes, which are two afterwards."""
-    (tmp_path / "job.yaml").write_text(JOB.format(rows=300))
+    (tmp_path / "job.yaml").write_text(JOB.format(rows=150))
     job = submitted(nodes, tmp_path)
     assert submitted(nodes, tmp_path)["id"] == job["id"]
     wait_until(lambda: shards(tmp_path) >= 2, 120)
@@ -206,19 +206,21 @@ def test_a_worker_node_that_dies_costs_nothing(nodes, tmp_path):
     )
     victim.kill()
     killed_at = shards(tmp_path)
-    assert killed_at < 20
-    wait_until(lambda: state(nodes, tmp_path, job["id"]) not in ("PENDING", "RUNNING"), 240)
+    assert killed_at < 10
+    # To ask for its state all the time would take a core from it.
+    wait_until((tmp_path / "run" / "run.json").exists, 240)
+    wait_until(lambda: state(nodes, tmp_path, job["id"]) not in ("PENDING", "RUNNING"), 60)
     assert state(nodes, tmp_path, job["id"]) == "SUCCEEDED", on(nodes, tmp_path, "logs", job["id"]).stdout
     assert failing(tmp_path / "run") == {}
     local = tmp_path / "local"
     local.mkdir()
-    (local / "job.yaml").write_text(JOB.format(rows=300).replace("actors: 2", "actors: 1"))
+    (local / "job.yaml").write_text(JOB.format(rows=150).replace("actors: 2", "actors: 1"))
     assert curate("run", "job.yaml", cwd=local).returncode == 0
     one, other = (
         {row["sample_id"]: row for row in pq.read_table(folder / "run" / "manifest.parquet").to_pylist()}
         for folder in (tmp_path, local)
     )
     assert one.keys() == other.keys()
-    assert len(one) == 300
+    assert len(one) == 150
     for name in SCORES:
         assert all(row[name] == pytest.approx(other[key][name], abs=1e-5) for key, row in one.items())

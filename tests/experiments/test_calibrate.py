@@ -117,7 +117,6 @@ def test_what_is_said_follows_from_the_figures():
     ]
 
 
-@pytest.mark.slow
 def test_a_calibration_of_the_demo_says_what_its_two_runs_hold(tmp_path):
     output = tmp_path / "calibration"
     arguments = ["calibrate", "--samples", "24", "--damages", "truncated,swapped image", "--limit", "60"]

@@ -82,7 +82,8 @@ def test_the_same_settings_give_the_same_bytes(demo_run, tmp_path):
     assert (tmp_path / "again" / MANIFEST).read_bytes() == (folder / MANIFEST).read_bytes()
 
 
-@pytest.mark.parametrize(("actors", "budget"), [(2, 2000), pytest.param(1, 1, marks=pytest.mark.slow)])
+@pytest.mark.slow  # budgets are compared in tests/scoring, two actors with one in tests/cluster
+@pytest.mark.parametrize(("actors", "budget"), [(2, 2000), (1, 1)])
 def test_actors_and_batch_budget_change_no_score_and_no_rank(demo_run, tmp_path, actors, budget):
     folder, _, _ = demo_run
     run(tmp_path / "run", DEMO, **SMALL, resources={"actors": actors}, parameters={**FEW, "batch_size": budget})
@@ -151,6 +152,7 @@ def test_a_run_that_is_mostly_broken_stops_and_keeps_what_it_has(tmp_path, metri
     assert [check.name for check in failed] == (["complete"] if record.status == "stopped" else [])
 
 
+@pytest.mark.slow
 def test_data_without_one_good_row_are_quarantined_whole(tmp_path):
     lines = [json.dumps({"question": "q", "image": f"{n}.png", "chosen": "a", "rejected": "b"}) for n in range(30)]
     (tmp_path / "data.jsonl").write_text("\n".join(lines) + "\n")
