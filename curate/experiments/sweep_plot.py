@@ -70,6 +70,7 @@ def draw_figure8(file: Path, record: SweepRecord) -> None:
         text = "" if found is None else f": r = {found.pearson:+.2f}, ρ = {found.spearman:+.2f} (n = {found.n})"
         axes.set_title(f"{method.upper()}{text}")
         axes.set_xlabel("mean feature weight of the tuned model")
+        axes.locator_params(axis="x", nbins=4)
     _finish(figure, panels[0], file, "r: Pearson, ρ: Spearman")
 
 
