@@ -3,19 +3,21 @@
 import contextlib
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
+from curate.cli.main import app
 from tests.cluster.nodes import cluster
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BIN = Path(sys.executable).parent
-# The others run with the slow tests.
-QUICK = ("README.md",)
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -27,11 +29,27 @@ def commands(page: Path) -> list[str]:
     return [line for line in lines if line and not line.startswith(("make ", "source "))]
 
 
-@pytest.mark.parametrize(
-    "page",
-    [page if page.name in QUICK else pytest.param(page, marks=pytest.mark.slow) for page in PAGES],
-    ids=lambda page: page.name,
-)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_has_only_options_that_there_are(page):
+    """Also those that are not run, as they need a model of a user's; `…` stands for what they name."""
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.S | re.M)
+    text = "\n".join(block for language, block in fenced if language in ("", "bash")).replace("\\\n", " ")
+    for line in text.splitlines():
+        if not line.startswith("curate "):
+            continue
+        words = shlex.split(line.partition(" > ")[0].replace("…", "x"), comments=True)
+        command: Any = typer.main.get_command(app)
+        words = words[1:]
+        while words and words[0] in getattr(command, "commands", {}):
+            command, words = command.commands[words[0]], words[1:]
+        try:
+            command.make_context(command.name, words)
+        except Exception as error:
+            raise AssertionError(f"{line}: {error}") from error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_runs_as_printed(page, tmp_path):
     """`make demo` and `make test` are CI's own way in; all else is run here."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("CURATE_")}

@@ -189,6 +189,7 @@ def test_wrong_options_of_score_are_one_line_before_any_work(tmp_path, monkeypat
     assert not list(tmp_path.rglob("*.parquet"))
 
 
+@pytest.mark.slow
 def test_a_dictionary_of_another_model_is_refused_or_noted(tmp_path, exported):
     import shutil
 

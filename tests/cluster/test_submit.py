@@ -194,6 +194,7 @@ def test_a_dry_run_looks_where_the_job_would_run(nodes, tmp_path):
     assert "warn throughput: no node has what an actor needs now" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_worker_node_that_dies_costs_nothing(nodes, tmp_path):
     """The last test of these nodes, which are two afterwards."""
     (tmp_path / "job.yaml").write_text(JOB.format(rows=150))

@@ -100,6 +100,7 @@ def test_actors_and_batch_budget_change_no_score_and_no_rank(demo_run, tmp_path,
     assert (np.diff(one[~exempt].set_index("sample_id").score[order]) < 1e-5).all()
 
 
+@pytest.mark.slow
 def test_feature_weights_are_reused_only_where_they_belong(demo_run, tmp_path):
     folder, record, _ = demo_run
     again, steps = run(tmp_path / "again", DEMO, **SMALL, weights=folder, parameters=FEW)
