@@ -60,7 +60,7 @@ def _verdict(auroc: float, error: float) -> str:
     """What is beyond two standard errors: that it finds the damage, prefers it, or at best hardly does either."""
     low, high = auroc - 2 * error, auroc + 2 * error
     if high < 0.5:
-        return "prefers"
+        return "prefers" if auroc <= 1 - SOMEWHAT else "hardly prefers"
     if low <= 0.5:
         return "misses" if low > 1 - SOMEWHAT and high < SOMEWHAT else UNKNOWN
     return "finds well" if auroc >= WELL else "finds somewhat" if auroc >= SOMEWHAT else "hardly finds"
@@ -72,7 +72,7 @@ def sentences(found: Sequence[Found]) -> list[str]:
     for metric in dict.fromkeys(each.metric for each in found):
         own = [each for each in found if each.metric == metric]
         parts = []
-        for verdict in ("finds well", "finds somewhat", "hardly finds", "misses", "prefers", UNKNOWN):
+        for verdict in ("finds well", "finds somewhat", "hardly finds", "misses", "hardly prefers", "prefers", UNKNOWN):
             named = [
                 f"{each.damage} ({_figure(each.auroc, each.standard_error)})" for each in own if each.verdict == verdict
             ]
@@ -100,11 +100,11 @@ def _of_length(found: Sequence[Found]) -> list[str]:
             for each in own
             if each.matched_auroc is not None and each.matched_standard_error is not None
         }
-        found_by = [name for name, verdict in matched.items() if verdict.startswith(("finds", "hardly"))]
+        found_by = [name for name, verdict in matched.items() if "finds" in verdict]
         parts = [
             f"still found by {', '.join(found_by)}" if found_by else "found by no metric beyond two standard errors"
         ]
-        if preferred := [name for name, verdict in matched.items() if verdict == "prefers"]:
+        if preferred := [name for name, verdict in matched.items() if "prefers" in verdict]:
             parts.append(f"preferred by {', '.join(preferred)}")
         said.append(f"{damage} changes the length; among samples of equal length it is {' and '.join(parts)}.")
     return said

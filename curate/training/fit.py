@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -130,19 +131,23 @@ def new_trainer(the_plan: TrainPlan, output: Path, checkpoint: Path | None = Non
         "peft_config": lora(model, p),
     }
     if job.method == "sft":
-        trainer = _mended(SFTTrainer)(args=_on_one_gpu(SFTConfig(**settings)), **common)
+        trainer = _mended(SFTTrainer)(args=_configured(SFTConfig, settings), **common)
     else:
         # By itself TRL turns off all dropout in DPO, LoRA's too.
         settings |= {"beta": p.beta, "disable_dropout": not p.lora_dropout}
-        trainer = _mended(DPOTrainer)(args=_on_one_gpu(DPOConfig(**settings)), ref_model=reference(the_plan), **common)
+        trainer = _mended(DPOTrainer)(args=_configured(DPOConfig, settings), ref_model=reference(the_plan), **common)
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-def _on_one_gpu(settings: Any) -> Any:
-    """Settings with which one process uses one GPU: transformers would put batches on all that it sees."""
-    settings._n_gpu = min(settings.n_gpu, 1)
-    return settings
+def _configured(kind: type, settings: Mapping[str, Any]) -> Any:
+    """TRL's settings, with which one process uses one GPU: transformers would put batches on all that it sees."""
+    with warnings.catch_warnings():
+        # TRL knows gradient checkpointing, on by default, by the name alone that newer transformers warn of.
+        warnings.simplefilter("ignore", FutureWarning)
+        configured = kind(**settings)
+    configured._n_gpu = min(configured.n_gpu, 1)
+    return configured
 
 
 def _distributed(the_plan: TrainPlan) -> dict[str, Any]:

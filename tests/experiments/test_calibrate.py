@@ -89,6 +89,7 @@ def test_what_is_said_follows_from_the_figures():
         [
             found("blank image", 0.88, 0.01),
             found("noise image", 0.31, 0.02),
+            found("blank image", 0.47, 0.01, "l0"),
             found("swapped image", 0.54, 0.02),
             found("exchanged responses", 0.56, 0.02),
             found("shuffled words", 0.7, 0.02, length_differs=True, matched_auroc=0.53, matched_standard_error=0.02),
@@ -109,10 +110,11 @@ def test_what_is_said_follows_from_the_figures():
         "cosine finds well: blank image (0.88 ± 0.01); finds somewhat: shuffled words (0.70 ± 0.02); hardly finds: "
         "exchanged responses (0.56 ± 0.02); misses: swapped image (0.54 ± 0.02); prefers: noise image (0.31 ± 0.02); "
         "too few samples to tell: truncated (0.40 ± 0.06), chosen of another (1.00 ± 0.00).",
+        "l0 hardly prefers: blank image (0.47 ± 0.01).",
         "loglik (a control) finds well: shuffled words (0.90 ± 0.02).",
         "shuffled words changes the length; among samples of equal length it is still found by loglik (0.80 ± 0.10).",
         "truncated changes the length, and too few samples of equal length are left to tell more.",
-        "8 verdicts by two standard errors: about 1 of them by chance.",
+        "9 verdicts by two standard errors: about 1 of them by chance.",
         LAST,
     ]
 
