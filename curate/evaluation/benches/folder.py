@@ -1,6 +1,7 @@
 """Benches in folders as LLaVA-Bench was published: one JSON object a line for questions, contexts and answers."""
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -70,15 +71,15 @@ class FolderLayout:
     image_names: tuple[str, ...] = ("{}",)
 
 
-class ContextRow(_Row):
+class ContextRow(_Row, ABC):
     """A line of a context's file."""
 
     image: str
 
     @property
+    @abstractmethod
     def text(self) -> str:
         """What is in the image, in words."""
-        raise NotImplementedError
 
 
 RowType = TypeVar("RowType", bound=BaseModel)
