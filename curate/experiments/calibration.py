@@ -81,7 +81,7 @@ def sentences(found: Sequence[Found]) -> list[str]:
         said.append(f"{metric}{' (a control)' if metric in CONTROLS else ''} {'; '.join(parts)}.")
     said += _of_length(found)
     by_chance = (
-        f"{len(found):,} verdicts by two standard errors: about {max(1, round(len(found) / 20))} of them by chance."
+        f"{len(found):,} verdicts by two standard errors: where there is nothing to tell, 1 in 20 says otherwise."
     )
     return [*said, by_chance, LAST]
 

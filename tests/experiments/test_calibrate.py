@@ -114,7 +114,7 @@ def test_what_is_said_follows_from_the_figures():
         "loglik (a control) finds well: shuffled words (0.90 ± 0.02).",
         "shuffled words changes the length; among samples of equal length it is still found by loglik (0.80 ± 0.10).",
         "truncated changes the length, and too few samples of equal length are left to tell more.",
-        "9 verdicts by two standard errors: about 1 of them by chance.",
+        "9 verdicts by two standard errors: where there is nothing to tell, 1 in 20 says otherwise.",
         LAST,
     ]
 
