@@ -10,7 +10,9 @@ import torch
 from PIL.Image import Image
 from safetensors.torch import save_file
 
-from curate.models.family import Edit, Family, ModelInfo, ModelInputs, Reading, WholeModel
+from curate.models.family import Edit, Family, ModelInfo, Reading, WholeModel
+from curate.models.inputs import ModelInputs
+from curate.models.packing import Packed
 
 D_MODEL, D_SAE, TOKENS = 4, 8, 6
 
@@ -48,18 +50,15 @@ class Model:
 
     sample_seconds: float
 
-    def hidden_states(self, batch: Sequence[ModelInputs]) -> list[torch.Tensor]:
-        time.sleep(self.sample_seconds * len(batch))
-        return [torch.ones(TOKENS, D_MODEL) for _ in batch]
+    def hidden_states(self, packed: Packed) -> torch.Tensor:
+        time.sleep(self.sample_seconds * len(packed.ends))
+        return torch.ones(len(packed), D_MODEL)
 
     def logits(self, inputs: ModelInputs, hook_layer: int | None = None, edit: Edit | None = None) -> torch.Tensor:
         return torch.zeros(len(inputs.input_ids), TOKENS)
 
-    def read(self, batch: Sequence[ModelInputs], hook_layer: int) -> list[Reading]:
-        hidden_states = self.hidden_states(batch)
-        return [
-            Reading(hidden, torch.zeros(each.n_response)) for hidden, each in zip(hidden_states, batch, strict=True)
-        ]
+    def read(self, packed: Packed, hook_layer: int) -> Reading:
+        return Reading(self.hidden_states(packed), [torch.zeros(n) for n in packed.n_responses])
 
     def generate(self, batch: Sequence[ModelInputs], max_new_tokens: int) -> list[torch.Tensor]:
         return [torch.zeros(max_new_tokens, dtype=torch.long) for _ in batch]

@@ -90,30 +90,32 @@ def _write(folder: Path, text: dict[str, Any], vision: dict[str, Any], device: s
     model.to(torch.bfloat16).save_pretrained(folder)
 
 
-def write_sae(folder: Path, seed: int = 0) -> None:
+def write_sae(
+    folder: Path, seed: int = 0, d_model: int = D_MODEL, d_sae: int = D_SAE, hook_layer: int = HOOK_LAYER
+) -> None:
     """A standard SAE in sae_lens's format; of 8,192 features about 190 fire on a token."""
     folder.mkdir(parents=True)
     config = {
         "architecture": "standard",
-        "d_in": D_MODEL,
-        "d_sae": D_SAE,
+        "d_in": d_model,
+        "d_sae": d_sae,
         "dtype": "float32",
         "device": "cpu",
         "apply_b_dec_to_input": True,
         # So that pre-activations are standard normal, whatever the random model's scale.
         "normalize_activations": "constant_norm_rescale",
         "reshape_activations": "none",
-        "metadata": {"hook_layer": HOOK_LAYER, "hook_name": f"blocks.{HOOK_LAYER}.hook_resid_post"},
+        "metadata": {"hook_layer": hook_layer, "hook_name": f"blocks.{hook_layer}.hook_resid_post"},
     }
     (folder / "cfg.json").write_text(json.dumps(config))
     generator = torch.Generator().manual_seed(seed)
-    directions = torch.nn.functional.normalize(torch.randn(D_MODEL, D_SAE, generator=generator), dim=0)
+    directions = torch.nn.functional.normalize(torch.randn(d_model, d_sae, generator=generator), dim=0)
     save_file(
         {
             "W_enc": directions,
-            "b_enc": torch.full((D_SAE,), -2.0),
+            "b_enc": torch.full((d_sae,), -2.0),
             "W_dec": directions.T.contiguous(),
-            "b_dec": torch.zeros(D_MODEL),
+            "b_dec": torch.zeros(d_model),
         },
         folder / "sae_weights.safetensors",
     )

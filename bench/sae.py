@@ -21,6 +21,7 @@ from curate.harvest.activations import BLOCK_ROWS, Chunk, Place, blocks, chunks,
 from curate.harvest.job import SAETrainJob, TrainPlan, plan
 from curate.harvest.train import Step, train
 from curate.models import ModelSpec
+from curate.models.packing import pack
 from curate.sae.train import TrainingParameters, new_trainer
 from curate.scoring.prepare import token_batches
 
@@ -55,7 +56,7 @@ def _harvesting(the_plan: TrainPlan) -> None:
     def bare() -> None:
         for block in ready:
             for batch in token_batches(block.pieces, harvest.batch_size):
-                model.hidden_states([piece.inputs for piece in batch])
+                model.hidden_states(pack([piece.inputs for piece in batch]))
 
     def harvested() -> None:
         for block in blocks(harvest, 0, the_plan.job.prepare_workers, last=BLOCKS):

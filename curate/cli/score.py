@@ -89,8 +89,12 @@ def score(
         ),
     ] = "cosine,cooccurrence,l0,random",
     text: Annotated[
-        Literal["prompt+chosen", "prompt", "prompt+rejected"],
-        typer.Option(help="Tokens scored; the published code takes the prompt alone.", rich_help_panel=METRICS),
+        Literal["prompt+chosen", "prompt", "prompt+rejected", "both"],
+        typer.Option(
+            help="Tokens scored; the published code takes the prompt alone. both scores prompt+chosen and, in columns "
+            "of their own such as cosine_rejected, prompt+rejected.",
+            rich_help_panel=METRICS,
+        ),
     ] = "prompt+chosen",
     delta: Annotated[
         float, typer.Option(help="Activation bound: a feature is active above it.", rich_help_panel=METRICS)
@@ -137,9 +141,7 @@ def score(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing run instead.", rich_help_panel=RUN)
     ] = False,
-    batch_size: Annotated[
-        int, typer.Option(help="Tokens per forward pass, padding included.", rich_help_panel=RUN)
-    ] = 8192,
+    batch_size: Annotated[int, typer.Option(help="Tokens per forward pass.", rich_help_panel=RUN)] = 8192,
     shard_rows: Annotated[
         int, typer.Option(help="Rows per range; batches never cross ranges.", rich_help_panel=RUN)
     ] = 512,

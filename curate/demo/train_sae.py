@@ -12,6 +12,7 @@ from curate.datasets.demo import CLEAN
 from curate.demo import HOOK_LAYER
 from curate.models import inspect_model
 from curate.models.family import ModelInfo
+from curate.models.packing import pack
 from curate.sae.dictionary import inspect_dictionary, load_dictionary
 from curate.sample import Sample
 from curate.scoring.prepare import Prepared, prepare, token_batches
@@ -26,7 +27,7 @@ DATA_SEED = 1_000_003
 
 
 def hidden_tokens(info: ModelInfo, n_tokens: int, first_row: int) -> Float[Tensor, "tokens d_model"]:
-    """Hidden states at the hook layer over clean demo samples, without padding and without first tokens."""
+    """Hidden states at the hook layer over clean demo samples, without first tokens."""
     builder = info.family.load_builder(info)
     model = info.family.load_model(info, HOOK_LAYER, torch.float32, "cpu")
     dataset = open_dataset(DatasetSpec(limit=10**9, seed=DATA_SEED))
@@ -35,9 +36,10 @@ def hidden_tokens(info: ModelInfo, n_tokens: int, first_row: int) -> Float[Tenso
     parts: list[Tensor] = []
     found = 0
     for batch in token_batches(prepared, BATCH):
-        for hidden in model.hidden_states([sample.inputs for sample in batch]):
-            parts.append(hidden[1:].clone())
-            found += len(hidden) - 1
+        packed = pack([sample.inputs for sample in batch])
+        hidden = model.hidden_states(packed)
+        parts += [hidden[places[1:]] for places in packed.places]
+        found += sum(len(places) - 1 for places in packed.places)
         if found >= n_tokens:
             break
     return torch.cat(parts)[:n_tokens].clone()

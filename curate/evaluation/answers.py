@@ -10,7 +10,8 @@ from curate.evaluation.benches.folder import AnswerRow, read_rows
 from curate.evaluation.job import Generation
 from curate.evaluation.journal import append, cut_torn_line, replace
 from curate.fingerprint import text_sha256
-from curate.models.family import InputBuilder, ModelInfo, ModelInputs, WholeModel
+from curate.models.family import InputBuilder, ModelInfo, WholeModel
+from curate.models.inputs import ModelInputs
 from curate.scoring.memory import is_out_of_memory
 
 CUT = "cut_at"

@@ -37,11 +37,12 @@ def model_score(model: ModelSpec, run: RunRecord, samples: int) -> ModelScore:
     device, dtype = device_and_dtype(model)
     dataset = weight_dataset(open_dataset(job.dataset), samples, parameters.seed)
     cut = info.family.load_model(info, layer, dtype, device)
-    share = WeightsPass(cut, load_dictionary(sae, device), parameters.top_k, dataset.rows, info.context)
-    for sample in prepare(dataset.samples(range(len(dataset))), info.family.load_builder(info), parameters.text):
+    share = WeightsPass(cut, load_dictionary(sae, device), parameters, dataset.rows, info.context)
+    builder = info.family.load_builder(info)
+    for sample in prepare(dataset.samples(range(len(dataset))), builder, parameters.weights_text):
         if isinstance(sample, Prepared):  # what is not has its reason in the run's quarantine
             share.add(sample)
-    weight, has_weight = share.weights(parameters.weight_rule)
+    weight, has_weight = share.weights()
     if not bool(has_weight.any()):
         raise DataError(f"no feature has a weight over {samples:,} samples: take more, or a lower top_k in scoring")
     return ModelScore(float(weight[has_weight].mean()), int(has_weight.sum()), info.sha256)

@@ -16,7 +16,9 @@ from curate.datasets.documents import Corpus
 from curate.errors import NonFinite
 from curate.harvest.inputs import model_inputs
 from curate.manifest.rows import QuarantineRow
-from curate.models.family import CutModel, InputBuilder, ModelInfo, ModelInputs
+from curate.models.family import CutModel, InputBuilder, ModelInfo
+from curate.models.inputs import ModelInputs
+from curate.models.packing import pack
 from curate.scoring.prepare import quarantined, token_batches
 
 BLOCK_ROWS = 16
@@ -29,7 +31,7 @@ class Harvest:
 
     Attributes:
         model: its `context` bounds the inputs.
-        batch_size: tokens of a forward pass, padding included.
+        batch_size: tokens of a forward pass.
         image_share: the share of image tokens among those kept of each forward pass; None keeps all.
         seed: of the order of blocks, and of which tokens are kept.
     """
@@ -96,14 +98,13 @@ class Chunk:
 
 
 def read_block(harvest: Harvest, ordinal: int, builder: InputBuilder) -> Block:
-    """Read the rows of a block and build their inputs, longest first, so that batches need little padding."""
+    """Read the rows of a block and build their inputs."""
     epoch, position = divmod(ordinal, harvest.n_blocks)
     first = int(_order(harvest.n_blocks, harvest.seed, epoch)[position]) * BLOCK_ROWS
     rows = range(first, min(first + BLOCK_ROWS, len(harvest.corpus)))
     found = [(item[0], each) for item in harvest.corpus.read(rows) for each in model_inputs([item], builder)]
-    pieces = [Piece(row, each) for row, each in found if isinstance(each, ModelInputs)]
-    pieces.sort(key=len, reverse=True)
-    return Block(ordinal, tuple(pieces), tuple(each for _, each in found if isinstance(each, QuarantineRow)))
+    pieces = tuple(Piece(row, each) for row, each in found if isinstance(each, ModelInputs))
+    return Block(ordinal, pieces, tuple(each for _, each in found if isinstance(each, QuarantineRow)))
 
 
 @lru_cache(maxsize=2)
@@ -148,7 +149,10 @@ def chunks(harvest: Harvest, model: CutModel, block: Block, bos_token_id: int | 
         yield Chunk(empty, empty[:, 0].bool(), (block.ordinal, 0), True, tuple(left_out))
     for number, batch in enumerate(passes):
         hidden, images = [empty], [torch.zeros(0, dtype=torch.bool)]
-        for piece, states in zip(batch, model.hidden_states([piece.inputs for piece in batch]), strict=True):
+        packed = pack([piece.inputs for piece in batch])
+        run = model.hidden_states(packed)
+        for piece, places in zip(batch, packed.places, strict=True):
+            states = run[places.to(run.device)]
             if not bool(states.isfinite().all()):
                 error = NonFinite("hidden states are NaN or infinite at the hook layer")
                 left_out.append(quarantined(piece.source_row, error))

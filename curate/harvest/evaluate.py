@@ -27,8 +27,10 @@ from curate.sae.quality import Modality, Quality, Reconstruction, loss_recovered
 from curate.sae.scale import estimate_scale
 from curate.scoring.memory import is_out_of_memory
 from curate.scoring.prepare import quarantined
-from curate.scoring.scorer import token_chunks
 from curate.storage import location
+
+# Activations held at once: tokens × d_sae. 64 MiB in float32, whatever the dictionary.
+CHUNK_ELEMENTS = 2**24
 
 READERS = 2
 
@@ -120,10 +122,11 @@ class _Judged:
         """The reconstruction, taken into the quality's sums; activations are held of a chunk at a time."""
         hidden, is_image = hidden.to(self.dictionary.weight.device), is_image.to(self.dictionary.weight.device)
         parts = [hidden.float()[:0]]
-        for part in token_chunks(len(hidden), self.dictionary.d_sae):
-            z = self.dictionary.encode(hidden[part])
-            parts.append(self.decoder.decode(z, hidden[part]))
-            self.quality.add(hidden[part], parts[-1], z, is_image[part])
+        step = max(1, CHUNK_ELEMENTS // self.dictionary.d_sae)
+        for states, of_images in zip(hidden.split(step), is_image.split(step), strict=True):
+            z = self.dictionary.encode(states)
+            parts.append(self.decoder.decode(z, states))
+            self.quality.add(states, parts[-1], z, of_images)
         return torch.cat(parts)
 
 

@@ -7,7 +7,8 @@ from PIL.Image import Image
 from curate.datasets.documents import Document
 from curate.errors import SampleError, TooLong
 from curate.manifest.rows import QuarantineRow
-from curate.models.family import InputBuilder, ModelInputs
+from curate.models.family import InputBuilder
+from curate.models.inputs import ModelInputs
 from curate.sample import Sample
 from curate.scoring.prepare import quarantined
 

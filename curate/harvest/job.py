@@ -37,7 +37,7 @@ class SAETrainJob(BaseModel):
     image_share: float | None = Field(
         default=None, ge=0, le=1, description="share of image tokens; by default as the data have it"
     )
-    batch_size: int = Field(default=8192, ge=1, description="tokens per forward pass, padding included")
+    batch_size: int = Field(default=8192, ge=1, description="tokens per forward pass")
     parameters: TrainingParameters = TrainingParameters()
     checkpoint_every: int = Field(default=1000, ge=1, description="steps between checkpoints")
     log_every: int = Field(default=10, ge=1, description="steps between lines of curve.jsonl")

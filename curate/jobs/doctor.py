@@ -150,7 +150,7 @@ def _stage(pipeline: PipelineJob, name: str, price: float | None) -> Iterator[Fi
     runs = [pipeline.stages[other] for other in references(pipeline.stages[name])]
     to_come = [run for run in runs if isinstance(run, ScoreJob) and not (location(run.output) / "run.json").exists()]
     if isinstance(stage, SelectJob) and to_come:
-        metrics = to_come[0].parameters.metrics
+        metrics = to_come[0].parameters.columns
         if stage.by is not None and stage.by not in metrics:
             yield Finding("selection", "fail", f"by: {stage.by}: the run will have {', '.join(metrics)}")
         else:

@@ -64,11 +64,13 @@ class Throughput(_Record):
     """What a stage achieved in the last session; work that was done twice counts twice, as after a worker's death."""
 
     samples: int = Field(description="that ran through the model")
-    tokens: int = Field(description="of these samples, without padding")
+    tokens: int = Field(description="of these samples, those that were run")
     quarantined: int = Field(description="samples that could not be scored")
     samples_per_second: float = Field(description="over the whole stage, the start of its workers included")
     tokens_per_second: float
-    padding_share: float = Field(description="of all positions that the model ran")
+    shared_share: float = Field(
+        description="of all texts' tokens, those that were not run again, for another text begins with them"
+    )
     busy_share: float = Field(description="of the actors' time between being ready and their last batch")
     queued_batches: float = Field(description="prepared batches that waited for an actor, on average")
 

@@ -49,3 +49,8 @@ class Metric:
     needs: Literal["nothing", "activations", "weights", "likelihood"]
     score: Callable[[Evidence], float]
     likelihood_of: tuple[Likely, ...] = ()
+
+    @property
+    def reads_activations(self) -> bool:
+        """Whether its score depends on the features of the text that is scored."""
+        return self.needs in ("activations", "weights")

@@ -16,6 +16,7 @@ from curate.metrics.parameters import WeightRule
 MERGED_REACH = 30
 _FEATURES_PER_BLOCK = 4096
 _LOW = 2**32 - 1
+_LEAST = torch.finfo(torch.float32).tiny  # the least of full precision, which no setting of a CPU flushes to zero
 
 
 class FeatureWeights(NamedTuple):
@@ -33,75 +34,104 @@ class TopTokens:
     two equal activations wins, and 0 means that there is none. So any order of merges ends in the same state.
 
     Attributes:
+        rule: which feature weights it is for.
         keys: the K best keys of each feature, in no order.
         vectors: the hidden states of those tokens.
-        reach: the 30 best keys of each feature, for the merged rule.
+        reach: the best keys of each feature, 30 for the merged rule, else K.
+        floor: the weakest activation that may still enter a feature's reach.
     """
 
-    def __init__(self, d_sae: int, d_model: int, top_k: int, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, d_sae: int, d_model: int, top_k: int, rule: WeightRule, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.rule: WeightRule = rule
+        reach = max(top_k, MERGED_REACH) if rule == "merged" else top_k
         self.keys: Int[Tensor, "d_sae k"] = torch.zeros(d_sae, top_k, dtype=torch.int64, device=device)
         self.vectors: Float[Tensor, "d_sae k d_model"] = torch.zeros(d_sae, top_k, d_model, dtype=dtype, device=device)
-        self.reach: Int[Tensor, "d_sae reach"] = torch.zeros(d_sae, MERGED_REACH, dtype=torch.int64, device=device)
+        self.reach: Int[Tensor, "d_sae reach"] = torch.zeros(d_sae, reach, dtype=torch.int64, device=device)
+        self.floor: Float[Tensor, " d_sae"] = torch.full((d_sae,), _LEAST, device=device)
 
     def to(self, device: str) -> None:
         """Move to another device, in place."""
-        self.keys, self.vectors, self.reach = (part.to(device) for part in (self.keys, self.vectors, self.reach))
+        self.keys, self.vectors, self.reach, self.floor = (
+            part.to(device) for part in (self.keys, self.vectors, self.reach, self.floor)
+        )
 
     def add(
         self,
-        z: Float[Tensor, "tokens d_sae"],
+        z: Float[Tensor, "tokens features"],
         hidden: Float[Tensor, "tokens d_model"],
         index: Int[Tensor, " tokens"],
+        features: slice = slice(None),
     ) -> None:
         """Take in tokens of this modality.
 
+        Few of them are among the strongest once some tokens have passed, and only these cost more than a comparison.
+
         Args:
-            z: their activations, z ≥ 0; only positive ones count.
+            z: their activations, z ≥ 0; only positive and finite ones count.
             hidden: their hidden states at the hook layer.
             index: a number below 2³² for each token, ascending; the same token's in whatever worker.
+            features: of which the activations are.
         """
-        keys = (z.float().view(torch.int32).long() << 32) | (_LOW - index)[:, None]
-        keys = torch.where(z > 0, keys, 0)
-        reach = keys.topk(min(MERGED_REACH, len(keys)), dim=0).values.T.contiguous()
-        candidates = reach[:, : self.keys.shape[1]]
-        token = torch.searchsorted(index, _LOW - (candidates & _LOW)).clamp(max=len(index) - 1)
-        self._merge(candidates, reach, lambda feature, slot: hidden[token[feature, slot]])
+        first = features.start or 0
+        token, feature = (z >= self.floor[features]).nonzero(as_tuple=True)
+        strength = z[token, feature]
+        there = strength.isfinite()
+        token, feature, strength = token[there], feature[there] + first, strength[there]
+        keys = (strength.float().view(torch.int32).long() << 32) | (_LOW - index[token])
+        # Of each feature, the strongest first.
+        order = keys.argsort(descending=True)
+        order = order[feature[order].argsort(stable=True)]
+        token, feature, keys = token[order], feature[order], keys[order]
+        features_found, of_feature, counts = feature.unique_consecutive(return_inverse=True, return_counts=True)
+        place = torch.arange(len(keys), device=keys.device) - (counts.cumsum(0) - counts)[of_feature]
+        held = place < self.reach.shape[1]
+        reach = torch.zeros(len(counts), self.reach.shape[1], dtype=torch.int64, device=keys.device)
+        tokens = torch.zeros_like(reach)
+        reach[of_feature[held], place[held]] = keys[held]
+        tokens[of_feature[held], place[held]] = token[held]
+        self._merge(features_found, reach[:, : self.keys.shape[1]], reach, lambda row, slot: hidden[tokens[row, slot]])
 
     def merge(self, other: "TopTokens") -> None:
         """Take in what another worker kept of other tokens."""
-        self._merge(other.keys, other.reach, lambda feature, slot: other.vectors[feature, slot])
+        everything = torch.arange(len(self.keys), device=self.keys.device)
+        self._merge(everything, other.keys, other.reach, lambda row, slot: other.vectors[row, slot])
 
     def _merge(
         self,
-        candidates: Int[Tensor, "d_sae candidates"],
-        reach: Int[Tensor, "d_sae candidate_reach"],
+        features: Int[Tensor, " rows"],
+        candidates: Int[Tensor, "rows candidates"],
+        reach: Int[Tensor, "rows candidate_reach"],
         vectors_of: Callable[[Int[Tensor, " n"], Int[Tensor, " n"]], Float[Tensor, "n d_model"]],
     ) -> None:
-        k = self.keys.shape[1]
-        self.reach = torch.cat((self.reach, reach), dim=1).topk(self.reach.shape[1], dim=1).values
-        weakest = torch.cat((self.keys, candidates), dim=1).topk(k, dim=1).values[:, -1:]
+        """Take in candidates of these features, a row each."""
+        keys, k = self.keys[features], self.keys.shape[1]
+        farthest = torch.cat((self.reach[features], reach), dim=1).topk(self.reach.shape[1], dim=1).values
+        self.reach[features] = farthest
+        self.floor[features] = (farthest[:, -1] >> 32).int().view(torch.float32).clamp(min=_LEAST)
+        weakest = torch.cat((keys, candidates), dim=1).topk(k, dim=1).values[:, -1:]
         incoming = (candidates >= weakest) & (candidates > 0)
-        free = (self.keys < weakest) | (self.keys == 0)
+        free = (keys < weakest) | (keys == 0)
         free &= free.cumsum(1) <= incoming.sum(1, keepdim=True)
         # As many slots are freed as candidates come in, feature by feature, so the two lists align.
-        feature, slot = free.nonzero(as_tuple=True)
-        source_feature, source_slot = incoming.nonzero(as_tuple=True)
-        self.keys[feature, slot] = candidates[source_feature, source_slot]
-        self.vectors[feature, slot] = vectors_of(source_feature, source_slot)
+        row, slot = free.nonzero(as_tuple=True)
+        source_row, source_slot = incoming.nonzero(as_tuple=True)
+        self.keys[features[row], slot] = candidates[source_row, source_slot]
+        self.vectors[features[row], slot] = vectors_of(source_row, source_slot)
 
 
-def feature_weights(text: TopTokens, image: TopTokens, rule: WeightRule) -> FeatureWeights:
+def feature_weights(text: TopTokens, image: TopTokens) -> FeatureWeights:
     """Mean cosine similarity between the hidden states of each feature's top text and top image tokens.
 
     The mean is over all K × K pairs (SAE-V paper, section 3.1).
 
-    Args:
-        rule: `per-modality`, the K strongest tokens of each modality (paper); or `merged`, which asks that
-            all 2K be among the 30 strongest of both modalities together (published code). Either way a
-            feature with fewer than K tokens in a modality has no weight.
+    By the rule that both were made for: `per-modality`, the K strongest tokens of each modality (paper); or `merged`,
+    which asks that all 2K be among the 30 strongest of both modalities together (published code). Either way a feature
+    with fewer than K tokens in a modality has no weight.
     """
     full = (text.keys > 0).all(1) & (image.keys > 0).all(1)
-    if rule == "merged":
+    if text.rule == "merged":
         last = torch.cat((text.reach, image.reach), dim=1).topk(MERGED_REACH, dim=1).values[:, -1:]
         full &= (text.keys >= last).all(1) & (image.keys >= last).all(1)
     weight = torch.zeros(len(full), dtype=torch.float64, device=full.device)

@@ -1,10 +1,13 @@
 """What the families share on the CPU side: texts and images into token ids, with the positions of image tokens."""
 
 import contextlib
+import hashlib
 import unicodedata
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
+from threading import Lock
 from typing import Any, Protocol
 
 import torch
@@ -14,7 +17,11 @@ from PIL.Image import Image
 from torch import Tensor
 
 from curate.errors import ConfigurationError, EmptyText, ImageShape, ReservedToken, TooLong, first_line
-from curate.models.family import ModelInfo, ModelInputs
+from curate.models.family import ModelInfo
+from curate.models.inputs import ModelInputs
+
+# Each takes up to 7 MB.
+REMEMBERED_IMAGES = 8
 
 
 class Turns(Protocol):
@@ -63,8 +70,8 @@ class Builder:
         longest_token: of the vocabulary, in characters.
     """
 
-    processor: Any
-    encode: Callable[..., Mapping[str, Any]]
+    processor: Any = field(repr=False)
+    encode: Callable[..., Mapping[str, Any]] = field(repr=False)
     turns: Turns
     images: Images | None
     context: int
@@ -144,7 +151,9 @@ class Builder:
             raise TooLong(f"{len(input_ids):,} tokens; the model's context holds {self.context:,}")
         if not len(input_ids):
             raise EmptyText("the text has no token")
-        return ModelInputs(input_ids, is_image, tensors)
+        alone = self.images is not None and len(images) == 1
+        image = self.processor.image_processor.preprocess.hash(images[0]) if alone else None
+        return ModelInputs(input_ids, is_image, tensors, image=image)
 
     def _encoded(self, text: str, **given: Any) -> Mapping[str, Any]:
         return self.encode(text=[text], add_special_tokens=False, return_tensors="pt", **given)
@@ -218,12 +227,50 @@ def load_processor(kind: str, info: ModelInfo) -> tuple[Any, Any]:
     # A tokenizer or processor file may be missing, damaged, or need a library that is not there.
     except Exception as error:
         raise ConfigurationError(f"{info.path} has no whole processor: {first_line(error)}") from error
+    processor.image_processor.preprocess = ImageMemory(processor.image_processor.preprocess)
     if processor.image_token_id != config.image_token_id:
         raise ConfigurationError(
             f"{info.path}: {processor.image_token} is token {processor.image_token_id} for the tokenizer but "
             f"{config.image_token_id} for the model"
         )
     return processor, config
+
+
+class ImageMemory:
+    """An image processor's call, which makes the same of the last few images again without work.
+
+    A sample's texts are about one image, and often its neighbours' are, too.
+    """
+
+    def __init__(self, preprocess: Callable[..., Any]) -> None:
+        self._preprocess = preprocess
+        self._made: OrderedDict[str, Any] = OrderedDict()
+        self._last: tuple[Image, str] | None = None
+        self._lock = Lock()  # trainings share a builder among threads
+
+    def __call__(self, images: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(images, list) or len(images) != 1 or not isinstance(images[0], Image):
+            return self._preprocess(images, *args, **kwargs)
+        key = f"{self.hash(images[0])} {args} {kwargs}"
+        with self._lock:
+            made = self._made.get(key)
+        if made is None:
+            made = self._preprocess(images, *args, **kwargs)
+        with self._lock:
+            self._made[key] = made
+            self._made.move_to_end(key)
+            while len(self._made) > REMEMBERED_IMAGES:
+                self._made.popitem(last=False)
+        return made
+
+    def hash(self, image: Image) -> str:
+        """SHA-256 over the size and pixels of an RGB image."""
+        last = self._last
+        if last is None or last[0] is not image:
+            digest = hashlib.sha256(f"{image.mode} {image.size} ".encode())
+            digest.update(image.tobytes())
+            last = self._last = (image, digest.hexdigest())
+        return last[1]
 
 
 def template_owner(processor: Any) -> Any:

@@ -1,18 +1,17 @@
 """Chameleon, and Anole, which is built like it: one transformer over text tokens and the codes of VQ image tokens."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import torch
 import transformers  # whose attributes are imported when they are used: to look at a config takes no model's code
-from jaxtyping import Int
-from torch import Tensor, nn
 
 from curate.errors import ConfigurationError
 from curate.models.building import Builder, Images, builder, chat_turns, load_processor, square, template_owner
-from curate.models.family import ModelInfo, ModelInputs
+from curate.models.family import ModelInfo
 from curate.models.loading import family
+from curate.models.packing import Packed, to_device
 
 
 def text_config(config: Mapping[str, object]) -> Mapping[str, object]:
@@ -54,17 +53,19 @@ def load_builder(info: ModelInfo) -> Builder:
     return builder(info, processor, turns, images, encode, reserved)
 
 
-def with_codes(model: Any, ids: Int[Tensor, "batch longest"], batch: Sequence[ModelInputs]) -> dict[str, Any]:
+def with_codes(model: Any, packed: Packed) -> dict[str, Any]:
     """The ids with each image's codes in place of its placeholders.
 
     Images go through the VQ encoder one by one: between codes that are about as near, the batch must not decide.
     """
-    pictures = [picture for inputs in batch for picture in inputs.tensors.get("pixel_values", ())]
-    if pictures:
-        codes = [model.get_image_tokens(picture[None].to(ids.device, model.dtype)).flatten() for picture in pictures]
-        is_image = nn.utils.rnn.pad_sequence([inputs.is_image for inputs in batch], batch_first=True)
-        ids = ids.masked_scatter(is_image.to(ids.device), torch.cat(codes).to(ids.dtype))
-    return {"input_ids": ids}
+    ids = to_device(model.device, packed.input_ids)
+    pictures = packed.tensors.get("pixel_values", ())
+    if len(pictures):
+        codes = [
+            model.get_image_tokens(to_device(ids.device, each[None]).to(model.dtype)).flatten() for each in pictures
+        ]
+        ids = ids.masked_scatter(to_device(ids.device, packed.is_image), torch.cat(codes).to(ids.dtype))
+    return {"input_ids": ids[None]}
 
 
 FAMILY = family("chameleon", text_config, load_builder, with_codes)

@@ -6,43 +6,29 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from PIL.Image import Image
 from torch import Tensor
+
+from curate.models.inputs import ModelInputs
+from curate.models.packing import Packed
 
 Edit = Callable[[Float[Tensor, "tokens d_model"]], Float[Tensor, "tokens d_model"]]
 
 
-@dataclass(frozen=True)
-class ModelInputs:
-    """One sample or document as its model takes it.
-
-    Attributes:
-        input_ids: token ids, template included.
-        is_image: which positions hold image tokens, row separators included.
-        tensors: what else the family's model takes, by name; the first dimension runs over images or their tiles.
-        n_response: how many of the last positions are a response, with what the template writes after it.
-    """
-
-    input_ids: Int[Tensor, " tokens"]
-    is_image: Bool[Tensor, " tokens"]
-    tensors: Mapping[str, Tensor]
-    n_response: int = 0
-
-
 class Reading(NamedTuple):
-    """What one forward pass of a whole model says of one input.
+    """What one forward pass of a whole model says of packed texts.
 
     Attributes:
         hidden: the residual stream after the hook layer.
-        log_probabilities: of each token of the response, given all before it.
+        log_probabilities: for each text, of each token of its response, given all before it.
     """
 
     hidden: Float[Tensor, "tokens d_model"]
-    log_probabilities: Float[Tensor, " response"]
+    log_probabilities: list[Float[Tensor, " response"]]
 
 
-Read = Callable[[Sequence[ModelInputs]], list[Reading]]
+Read = Callable[[Packed], Reading]
 
 
 class InputBuilder(Protocol):
@@ -92,8 +78,8 @@ class InputBuilder(Protocol):
 class CutModel(Protocol):
     """The device side: the model up to its hook layer."""
 
-    def hidden_states(self, batch: Sequence[ModelInputs]) -> list[Float[Tensor, "tokens d_model"]]:
-        """The residual stream after the hook layer, for each sample without padding."""
+    def hidden_states(self, packed: Packed) -> Float[Tensor, "tokens d_model"]:
+        """The residual stream after the hook layer."""
         ...
 
 
@@ -106,8 +92,8 @@ class WholeModel(Protocol):
         """The model's logits, with `edit` in place of the residual stream after block `hook_layer`, if given."""
         ...
 
-    def read(self, batch: Sequence[ModelInputs], hook_layer: int) -> list[Reading]:
-        """One forward pass: for each input its hidden states, as of a cut model, and its response's likelihood."""
+    def read(self, packed: Packed, hook_layer: int) -> Reading:
+        """One forward pass: hidden states, as of a cut model, and the likelihood of the texts' responses."""
         ...
 
     def generate(self, batch: Sequence[ModelInputs], max_new_tokens: int) -> list[Int[Tensor, " answer"]]:

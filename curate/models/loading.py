@@ -13,10 +13,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from curate.errors import ConfigurationError, first_line
-from curate.models.family import Edit, Family, InputBuilder, ModelInfo, ModelInputs, Reading
+from curate.models.family import Edit, Family, InputBuilder, ModelInfo, Reading
+from curate.models.inputs import ModelInputs
+from curate.models.packing import Packed, pack, packed_arguments, run_packed, to_device
 
-# From the model, the ids of a batch padded on the right, and the batch: what the model is called with.
-Arguments = Callable[[Any, Int[Tensor, "batch longest"], Sequence[ModelInputs]], dict[str, Any]]
+# From the model and packed texts, what the model takes for ids and images.
+Arguments = Callable[[Any, Packed], dict[str, Any]]
 
 
 def text_part(config: Mapping[str, object], title: str, text_models: Sequence[str]) -> Mapping[str, object]:
@@ -31,13 +33,12 @@ def text_part(config: Mapping[str, object], title: str, text_models: Sequence[st
     return text.to_dict()
 
 
-def tensors_together(model: Any, ids: Int[Tensor, "batch longest"], batch: Sequence[ModelInputs]) -> dict[str, Any]:
-    """The ids, and the tensors of all inputs one after another; those of inputs without images are none."""
-    arguments: dict[str, Any] = {"input_ids": ids}
-    for name in {name: None for inputs in batch for name in inputs.tensors}:
-        together = torch.cat([inputs.tensors[name] for inputs in batch if name in inputs.tensors])
+def ids_and_tensors(model: Any, packed: Packed) -> dict[str, Any]:
+    """The ids, and the images' tensors as they are."""
+    arguments: dict[str, Any] = {"input_ids": to_device(model.device, packed.input_ids)[None]}
+    for name, tensor in packed.tensors.items():
         # Whole numbers are sizes, from which the model makes shapes: they are read on the CPU.
-        arguments[name] = together.to(ids.device, model.dtype) if together.is_floating_point() else together
+        arguments[name] = to_device(model.device, tensor).to(model.dtype) if tensor.is_floating_point() else tensor
     return arguments
 
 
@@ -50,14 +51,10 @@ class Cut:
     arguments: Arguments
 
     @torch.inference_mode()
-    def hidden_states(self, batch: Sequence[ModelInputs]) -> list[Float[Tensor, "tokens d_model"]]:
-        """The residual stream after the hook layer.
-
-        Samples are padded on the right, where causal attention hides padding from every real token.
-        """
-        ids = _padded(batch).to(self.device)
-        output = self.model(**self.arguments(self.model, ids, batch), use_cache=False)
-        return [hidden[: len(inputs.input_ids)] for hidden, inputs in zip(output.last_hidden_state, batch, strict=True)]
+    def hidden_states(self, packed: Packed) -> Float[Tensor, "tokens d_model"]:
+        """The residual stream after the hook layer."""
+        arguments = {**self.arguments(self.model, packed), **packed_arguments(packed, self.device)}
+        return self.model(**arguments).last_hidden_state[0]
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ class Whole:
         self, inputs: ModelInputs, hook_layer: int | None = None, edit: Edit | None = None
     ) -> Float[Tensor, "tokens vocabulary"]:
         """The model's logits, with `edit` in place of the residual stream after block `hook_layer`, if given."""
-        arguments = self.arguments(self.model, inputs.input_ids[None].to(self.device), [inputs])
+        arguments = self.arguments(self.model, pack([inputs]))
         if edit is None:
             return self.model(**arguments, use_cache=False).logits[0]
 
@@ -88,32 +85,29 @@ class Whole:
             return self.model(**arguments, use_cache=False).logits[0]
 
     @torch.inference_mode()
-    def read(self, batch: Sequence[ModelInputs], hook_layer: int) -> list[Reading]:
+    def read(self, packed: Packed, hook_layer: int) -> Reading:
         """One forward pass: hidden states after the hook layer, and log-probabilities of the responses' tokens.
 
-        Logits are made only between the batch's first and last token of a response.
+        Logits are made only where a response's token is said.
         """
-        ids = _padded(batch).to(self.device)
-        lengths = [len(inputs.input_ids) for inputs in batch]
-        # A token's probability stands at the position before it.
-        starts = [n - inputs.n_response - 1 for n, inputs in zip(lengths, batch, strict=True)]
-        first = min(starts)
-        caught: list[Float[Tensor, "batch longest d_model"]] = []
+        caught: list[Float[Tensor, "1 tokens d_model"]] = []
 
         def catch(_block: nn.Module, _inputs: Any, output: Any) -> None:
             # A model that is spread over several GPUs has this block on one of them, and its head on the first.
             caught.append((output[0] if isinstance(output, tuple) else output).to(self.device))
 
+        responses = list(zip(packed.places, packed.n_responses, strict=True))
+        said = [places[len(places) - n :] for places, n in responses]
+        # A token's probability stands at the position before it.
+        before = [places[len(places) - n - 1 : -1] for places, n in responses]
         with _decoder(self.model).layers[hook_layer].register_forward_hook(catch):
-            kept = torch.arange(first, max(lengths))
-            arguments = self.arguments(self.model, ids, batch)
-            logits = self.model(**arguments, use_cache=False, logits_to_keep=kept).logits
-        readings = []
-        for row, (start, n) in enumerate(zip(starts, lengths, strict=True)):
-            likely = logits[row, start - first : n - 1 - first].float().log_softmax(-1)
-            said = likely.gather(-1, ids[row, start + 1 : n, None].to(likely.device))[:, 0]
-            readings.append(Reading(caught[0][row, :n], said))
-        return readings
+            arguments = {**self.arguments(self.model, packed), **packed_arguments(packed, self.device)}
+            logits = self.model(**arguments, logits_to_keep=torch.cat(before)).logits[0]
+        log_probabilities = []
+        for places, part in zip(said, logits.split([len(places) for places in said]), strict=True):
+            ids = packed.input_ids[places].to(part.device)
+            log_probabilities.append(part.float().log_softmax(-1).gather(-1, ids[:, None])[:, 0])
+        return Reading(caught[0][0], log_probabilities)
 
     @torch.inference_mode()
     def generate(self, batch: Sequence[ModelInputs], max_new_tokens: int) -> list[Int[Tensor, " answer"]]:
@@ -121,7 +115,7 @@ class Whole:
 
         Prompts are padded on the left, where the attention mask hides padding.
         """
-        alone = [self.arguments(self.model, each.input_ids[None].to(self.device), [each]) for each in batch]
+        alone = [self.arguments(self.model, pack([each])) for each in batch]
         ids = [arguments.pop("input_ids")[0] for arguments in alone]
         rows = nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_side="left")
         mask = nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in ids], batch_first=True, padding_side="left")
@@ -141,16 +135,11 @@ class Whole:
         return answers
 
 
-def _padded(batch: Sequence[ModelInputs]) -> Int[Tensor, "batch longest"]:
-    """The ids of a batch, padded on the right."""
-    return nn.utils.rnn.pad_sequence([inputs.input_ids for inputs in batch], batch_first=True)
-
-
 def family(
     model_type: str,
     text_config: Callable[[Mapping[str, object]], Mapping[str, object]],
     load_builder: Callable[[ModelInfo], InputBuilder],
-    arguments: Arguments = tensors_together,
+    arguments: Arguments = ids_and_tensors,
     takes_images: bool = True,
 ) -> Family:
     """A family whose models are transformers' own, loaded as all are.
@@ -247,6 +236,7 @@ def _load(heads: Any, info: ModelInfo, config: Any, dtype: torch.dtype, device: 
         raise ConfigurationError(f"{info.path} cannot be loaded: {first_line(error)}") from error
     if missing := sorted(report["missing_keys"]):
         raise ConfigurationError(f"{info.path} lacks weights: {', '.join(missing[:5])}{' …' if missing[5:] else ''}")
+    run_packed(_decoder(model))
     return model.eval() if spread else model.eval().to(device)
 
 

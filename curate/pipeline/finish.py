@@ -29,7 +29,7 @@ def finish(session: Session, weights: WeightsRecord | None) -> RunRecord:
     shards = list(session.shards.values())
     with session.timed("rank"):
         totals = write_manifest(
-            session.run, session.plan.job.parameters.metrics, [shard_file(session.run, shard) for shard in shards]
+            session.run, session.plan.job.parameters.columns, [shard_file(session.run, shard) for shard in shards]
         )
     record = _record(session, totals, weights)
     write_record(session.run, record)
@@ -59,7 +59,7 @@ def _record(session: Session, totals: Totals, weights: WeightsRecord | None) -> 
         status="complete" if read == len(the_plan.dataset) else "stopped",
         started=session.started,
         arguments=job.model_dump(mode="json"),
-        metrics=list(parameters.metrics),
+        metrics=list(parameters.columns),
         hashes=Hashes(
             dataset=the_plan.dataset_sha256,
             model=the_plan.model.sha256,

@@ -326,7 +326,7 @@ def _reused_weights(
         "hook layer": (record.hook_layer, layer),
         "top-K": (record.top_k, job.parameters.top_k),
         "weight rule": (record.rule, job.parameters.weight_rule),
-        "text": (record.text, job.parameters.text),
+        "text": (record.text, job.parameters.weights_text),
     }
     differences = [
         f"{what} {str(have)[:16]} ≠ {str(need)[:16]}" for what, (have, need) in wanted.items() if have != need

@@ -8,15 +8,16 @@ from dataclasses import astuple, dataclass, fields
 from ray.util.metrics import Counter
 
 from curate.manifest.record import Throughput
-from curate.scoring.prepare import Prepared, padded_tokens
+from curate.scoring.memory import batch_tokens
+from curate.scoring.prepare import Prepared
 
 # Ray exports them on every node, with `ray_` before the name and `_total` after it, by stage: weights or score.
 COUNTERS = {
     "prepared_batches": "batches that CPU workers prepared; less curate_batches, those in the queue before the actors",
     "batches": "batches that actors took up",
     "samples": "samples that actors ran",
-    "tokens": "their tokens, without padding",
-    "padding_tokens": "padding that was run beside them",
+    "tokens": "tokens that actors ran",
+    "shared_tokens": "tokens of texts that were not run again, for another text of the batch begins with them",
     "quarantined": "samples that could not be scored",
     "busy_seconds": "seconds in which an actor computed",
     "idle_seconds": "seconds in which an actor waited for its next batch",
@@ -31,7 +32,7 @@ class Work:
     batches: float = 0
     samples: float = 0
     tokens: float = 0
-    padding_tokens: float = 0
+    shared_tokens: float = 0
     busy_seconds: float = 0
     idle_seconds: float = 0
     queued_seconds: float = 0
@@ -47,14 +48,14 @@ def throughput(work: Work, seconds: float, quarantined: int) -> Throughput:
         seconds: that the stage took, its workers' start included.
     """
     there = work.busy_seconds + work.idle_seconds
-    run = work.tokens + work.padding_tokens
+    of_texts = work.tokens + work.shared_tokens
     return Throughput(
         samples=int(work.samples),
         tokens=int(work.tokens),
         quarantined=quarantined,
         samples_per_second=round(work.samples / seconds, 3),
         tokens_per_second=round(work.tokens / seconds, 1),
-        padding_share=round(work.padding_tokens / run, 4) if run else 0.0,
+        shared_share=round(work.shared_tokens / of_texts, 4) if of_texts else 0.0,
         busy_share=round(work.busy_seconds / there, 4) if there else 0.0,
         # By Little's law: what is in a queue on average is what arrives in a second times how long it stays.
         queued_batches=round(work.queued_seconds / seconds, 2),
@@ -77,20 +78,20 @@ class Meter:
             self._counters[name].inc(amount, self._tags)
 
     @contextlib.contextmanager
-    def batch(self, batch: Sequence[Prepared], prepared_at: float, padded: bool) -> Iterator[list[Work]]:
+    def batch(self, batch: Sequence[Prepared], prepared_at: float, together: bool) -> Iterator[list[Work]]:
         """Measure work on a batch, which stands in the list once the block is left.
 
         Args:
             prepared_at: the time of day at which a CPU worker was done with it.
-            padded: whether the model runs the batch padded to its longest sample.
+            together: whether the model runs the batch at once, rather than sample by sample.
         """
         begun, done = time.monotonic(), []
         idle, queued = begun - self._free_since, max(0.0, time.time() - prepared_at)
         yield done
         self._free_since = time.monotonic()
-        tokens = sum(len(sample.inputs.input_ids) for sample in batch)
-        padding = padded_tokens(batch) - tokens if padded else 0
-        work = Work(1, len(batch), tokens, padding, self._free_since - begun, idle, queued)
+        tokens = batch_tokens(batch) if together else sum(map(len, batch))
+        shared = sum(len(text.input_ids) for sample in batch for text in sample.texts) - tokens
+        work = Work(1, len(batch), tokens, shared, self._free_since - begun, idle, queued)
         for field in fields(work):
             self.count(field.name, getattr(work, field.name))
         done.append(work)

@@ -162,7 +162,8 @@ def _pair(job: ScoreJob, pair: Pair) -> str:
 
 def _settings(plan: Plan) -> str:
     metrics = ", ".join(plan.job.parameters.metrics)
-    return f"{metrics} of {plan.job.parameters.text} on {plan.device} in {str(plan.dtype).removeprefix('torch.')}"
+    text = {"both": "prompt+chosen, and of prompt+rejected,"}.get(plan.job.parameters.text, plan.job.parameters.text)
+    return f"{metrics} of {text} on {plan.device} in {str(plan.dtype).removeprefix('torch.')}"
 
 
 def _done(output: str, overwrite: bool) -> int:

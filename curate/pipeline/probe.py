@@ -3,8 +3,8 @@
 import resource
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import cycle
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from socket import gethostname
 
@@ -15,9 +15,10 @@ from rich.filesize import decimal
 from curate.errors import ConfigurationError
 from curate.manifest.rows import QuarantineRow
 from curate.models.family import CutModel
+from curate.models.inputs import ModelInputs
 from curate.pipeline.files_here import model_here
 from curate.pipeline.job import Plan
-from curate.pipeline.transport import pack
+from curate.pipeline.transport import batch_to_bytes
 from curate.pipeline.workers import load, load_scorer
 from curate.sae.dictionary import Dictionary
 from curate.scoring.memory import FittingScorer, is_out_of_memory
@@ -88,7 +89,7 @@ def probe(plan: Plan, positions: Sequence[int], actors_here: int) -> Probe:
     weights = torch.zeros(plan.sae.d_sae, dtype=torch.float64) if parameters.needs_weights else None
     scorer = load_scorer(plan, weights)
     fitting = FittingScorer(scorer)
-    full = next(token_batches(cycle(samples), parameters.batch_size))
+    full = next(token_batches(_again_and_again(samples), parameters.batch_size))
     batch_fits = _fits(scorer, full)
     begun = time.monotonic()
     for batch in token_batches(samples, parameters.batch_size):
@@ -102,14 +103,26 @@ def probe(plan: Plan, positions: Sequence[int], actors_here: int) -> Probe:
         node=gethostname(),
         samples=len(samples),
         unfit=unfit,
-        tokens=sum(len(sample.inputs.input_ids) for sample in samples) / len(samples),
+        tokens=sum(map(len, samples)) / len(samples),
         prepare_seconds=prepare_seconds,
         score_seconds=score_seconds,
         weights_seconds=weights_seconds,
         batch_fits=batch_fits,
-        batch_bytes=len(pack(samples)) * len(full) // len(samples),
+        batch_bytes=len(batch_to_bytes(samples)) * len(full) // len(samples),
         memory=tuple(_memory(plan, actors_here)),
     )
+
+
+def _again_and_again(samples: Sequence[Prepared]) -> Iterator[Prepared]:
+    """The samples over and over, each time as if about other images, or they would share all that is run."""
+    for turn in count():
+        for sample in samples:
+
+            def other(inputs: ModelInputs, turn: int = turn) -> ModelInputs:
+                return replace(inputs, image=inputs.image and f"{inputs.image} {turn}")
+
+            others = {name: other(inputs) for name, inputs in sample.others.items()}
+            yield replace(sample, inputs=other(sample.inputs), others=others)
 
 
 def _fits(scorer: Scorer, batch: Sequence[Prepared]) -> bool:
@@ -125,7 +138,7 @@ def _fits(scorer: Scorer, batch: Sequence[Prepared]) -> bool:
 
 def _weights_seconds(plan: Plan, model: CutModel, dictionary: Dictionary, samples: Sequence[Prepared]) -> float:
     rows = [sample.source_row for sample in samples]
-    share = WeightsPass(model, dictionary, plan.job.parameters.top_k, rows, plan.model.context)
+    share = WeightsPass(model, dictionary, plan.job.parameters, rows, plan.model.context)
     share.add(samples[0])  # makes room for the strongest tokens
     timed = samples[1:] or samples
     begun = time.monotonic()

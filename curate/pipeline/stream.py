@@ -40,7 +40,7 @@ class Arrived:
 def prepared(
     the_plan: Plan, dataset: Dataset, ranges: Sequence[Range], stage: str, suspects: ActorHandle
 ) -> ray.data.Dataset:
-    """The stream of packed batches: one row a batch, made by a pool of CPU workers."""
+    """The stream of prepared batches: one row a batch, made by a pool of CPU workers."""
     items = [{"start": start, "stop": stop} for start, stop in ranges]
     workers = min(prepare_workers(the_plan, nodes()), len(items))
     return ray.data.from_items(items, override_num_blocks=min(len(items), _MOST_BLOCKS)).map_batches(

@@ -57,7 +57,7 @@ def make_weights(the_plan: Plan, run: UPath, report: Report) -> tuple[WeightsRec
         sae_sha256=the_plan.sae.sha256,
         dataset_sha256=the_plan.dataset_sha256,
         hook_layer=the_plan.hook_layer,
-        text=job.parameters.text,
+        text=job.parameters.weights_text,
         rule=job.parameters.weight_rule,
         top_k=job.parameters.top_k,
         seed=job.parameters.seed,

@@ -22,11 +22,11 @@ from curate.models.family import CutModel, InputBuilder
 from curate.pipeline.files_here import dictionary_here, model_here
 from curate.pipeline.job import Plan
 from curate.pipeline.meter import Meter, Work
-from curate.pipeline.transport import pack, unpack
+from curate.pipeline.transport import batch_from_bytes, batch_to_bytes
 from curate.pipeline.watch import SEEN_DEATHS_BEFORE_ONE_BY_ONE, STRIKES, Watch, deadline
 from curate.sae.dictionary import Dictionary, load_dictionary
 from curate.scoring.memory import FittingScorer, is_out_of_memory
-from curate.scoring.prepare import Prepared, prepare, quarantined, token_batches
+from curate.scoring.prepare import Prepared, Text, prepare, quarantined, token_batches
 from curate.scoring.scorer import Scorer
 from curate.scoring.weights_pass import WeightsPass
 
@@ -85,7 +85,7 @@ def check(kind: str, payload: bytes) -> None:
 
 
 class PrepareWorker:
-    """Ranges of positions in, packed batches and quarantined rows out. Batches never cross ranges.
+    """Ranges of positions in, batches and quarantined rows out. Batches never cross ranges.
 
     A pool of actors, since Ray Data would run plain tasks inside the scoring actors, on the device's time.
     """
@@ -93,8 +93,10 @@ class PrepareWorker:
     def __init__(self, plan: Plan, dataset: Dataset, stage: str, suspects: ActorHandle | None = None) -> None:
         torch.set_num_threads(1)
         self.plan, self.dataset, self.watch, self.meter = plan, dataset, Watch(suspects), Meter(stage)
+        parameters = plan.job.parameters
+        self.text: Text = parameters.text if stage == "score" else parameters.weights_text
         # Feature weights need no likelihood.
-        self.likelihood_of = plan.job.parameters.likelihood_of if stage == "score" else ()
+        self.likelihood_of = parameters.likelihood_of if stage == "score" else ()
         self.builder = attempt(lambda: self._load(plan))
 
     def _load(self, plan: Plan) -> InputBuilder:
@@ -111,7 +113,7 @@ class PrepareWorker:
             samples = self._samples(builder, start, stop)
             for batch in token_batches(_good(samples, bad), parameters.batch_size):
                 self.meter.count("prepared_batches")
-                yield row(start, BATCH, pack(batch))
+                yield row(start, BATCH, batch_to_bytes(batch))
             if bad:
                 self.meter.count("quarantined", len(bad))
                 yield row(start, ROWS, to_bytes(quarantine_table(bad)))
@@ -122,8 +124,7 @@ class PrepareWorker:
         _, lost = self.watch.take_up(key)
         yield from (quarantined(row, _lost(self.plan)) for row in lost)
         positions = [position for position in range(start, stop) if self.dataset.rows[position] not in lost]
-        parameters = self.plan.job.parameters
-        samples = prepare(self.dataset.samples(positions), builder, parameters.text, self.likelihood_of)
+        samples = prepare(self.dataset.samples(positions), builder, self.text, self.likelihood_of)
         for position in positions:
             self.watch.hold(key, self.dataset.rows[position])
             with deadline(self.plan.job.sample_timeout):
@@ -178,12 +179,12 @@ def _settle(plan: Plan) -> None:
 
 
 class ScoreActor:
-    """Holds the model; packed batches in, scored rows out."""
+    """Holds the model; batches in, scored rows out."""
 
     def __init__(
         self, plan: Plan, weights: Float[Tensor, " d_sae"] | None, suspects: ActorHandle | None = None
     ) -> None:
-        self.plan, self.metrics, self.watch = plan, plan.job.parameters.metrics, Watch(suspects)
+        self.plan, self.columns, self.watch = plan, plan.job.parameters.columns, Watch(suspects)
         self.scorer = attempt(lambda: self._load(plan, weights))
         self.meter = Meter("score")
 
@@ -205,13 +206,13 @@ class ScoreActor:
         return {"start": block["start"], "kind": kinds, "payload": payloads, "made": block["made"], "work": works}
 
     def _score(self, scorer: FittingScorer, payload: bytes, prepared_at: float) -> tuple[bytes, Work]:
-        batch = unpack(payload)
-        with self.meter.batch(batch, prepared_at, padded=True) as done:
+        batch = batch_from_bytes(payload)
+        with self.meter.batch(batch, prepared_at, together=True) as done:
             rows = self._rows(scorer, batch)
         scored = [row for row in rows if isinstance(row, ScoredRow)]
         bad = [row for row in rows if isinstance(row, QuarantineRow)]
         self.meter.count("quarantined", len(bad))
-        tables = [scored_table(scored, self.metrics), quarantine_table(bad)]
+        tables = [scored_table(scored, self.columns), quarantine_table(bad)]
         whole = pa.concat_tables([table for table in tables if table.num_rows], promote_options="default")
         return to_bytes(whole), done[0]
 
@@ -244,17 +245,17 @@ class WeightsActor:
         self.plan, self.index, self.suspects = plan, index, suspects
         self.rows_taken: list[int] = []
         self.done = Work()
-        self.share = attempt(lambda: WeightsPass(*load(plan), plan.job.parameters.top_k, rows, plan.model.context))
+        self.share = attempt(lambda: WeightsPass(*load(plan), plan.job.parameters, rows, plan.model.context))
 
     def consume(self, batches: Any) -> None:
-        """Run all packed batches of one split of the prepared data."""
+        """Run all batches of one split of the prepared data."""
         share, meter = self._share(), Meter("weights")
         for block in batches.iter_batches(batch_size=None, batch_format="numpy"):
             for kind, payload, made in zip(block["kind"], block["payload"], block["made"], strict=True):
                 check(kind, payload)
                 if kind == BATCH:
-                    batch = unpack(payload)
-                    with meter.batch(batch, made, padded=False) as done:
+                    batch = batch_from_bytes(payload)
+                    with meter.batch(batch, made, together=False) as done:
                         self._take(share, batch)
                     self.done += done[0]
                 else:
@@ -309,5 +310,5 @@ class WeightsActor:
     def weights(self, plan: Plan) -> tuple[FeatureWeights, int]:
         """The feature weights, on the CPU, and the number of samples behind them."""
         share = self._share()
-        weights = share.weights(plan.job.parameters.weight_rule)
+        weights = share.weights()
         return FeatureWeights(weights.weight.cpu(), weights.has_weight.cpu()), share.n_samples

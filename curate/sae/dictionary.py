@@ -21,6 +21,7 @@ ARCHITECTURES = ("standard", "topk", "jumprelu", "gated")
 # Keys of configs before sae_lens 6, and what they are called now.
 RENAMED = {"hook_point": "hook_name", "hook_point_layer": "hook_layer", "activation_fn_str": "activation_fn"}
 UNFOLDED = "expected_average_only_in"
+ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -78,48 +79,73 @@ class Dictionary:
     def d_sae(self) -> int:
         return self.weight.shape[1]
 
-    def pre_activations(self, hidden: Float[Tensor, "tokens d_model"]) -> Float[Tensor, "tokens d_sae"]:
-        """Affine part of the encoder, in the dictionary's own precision."""
+    def normalized(self, hidden: Float[Tensor, "tokens d_model"]) -> Float[Tensor, "tokens d_model"]:
+        """What the encoder's affine part takes, in the dictionary's own precision."""
         hidden = hidden.to(self.weight.dtype)
         if self.normalize == "constant_norm_rescale":
-            hidden = hidden * (hidden.shape[1] ** 0.5 / hidden.norm(dim=1, keepdim=True))
-        elif self.normalize == "layer_norm":
+            return hidden * (hidden.shape[1] ** 0.5 / hidden.norm(dim=1, keepdim=True))
+        if self.normalize == "layer_norm":
             hidden = hidden - hidden.mean(dim=1, keepdim=True)
-            hidden = hidden / (hidden.std(dim=1, keepdim=True) + 1e-5)
-        return torch.addmm(self.bias, hidden, self.weight)
+            return hidden / (hidden.std(dim=1, keepdim=True) + 1e-5)
+        return hidden
 
-    def activations(self, pre: Float[Tensor, "tokens d_sae"]) -> Float[Tensor, "tokens d_sae"]:
-        """Activations z ≥ 0 from pre-activations (sae_lens's `encode`, by architecture)."""
+    def affine(
+        self, normalized: Float[Tensor, "tokens d_model"], features: slice = ALL
+    ) -> Float[Tensor, "tokens features"]:
+        """Pre-activations of these features."""
+        return torch.addmm(self.bias[features], normalized, self.weight[:, features])
+
+    def activations(
+        self, pre: Float[Tensor, "tokens features"], features: slice = ALL
+    ) -> Float[Tensor, "tokens features"]:
+        """Activations z ≥ 0 from pre-activations (sae_lens's `encode`, by architecture).
+
+        Args:
+            features: of which the pre-activations are; TopK takes them all.
+        """
         if self.architecture == "jumprelu":
             assert self.threshold is not None
-            return torch.where(pre > self.threshold, pre, 0).relu()
+            return torch.where(pre > self.threshold[features], pre, 0).relu()
         if self.architecture == "topk":
-            values, features = pre.topk(self.k, dim=1, sorted=False)
-            return torch.zeros_like(pre).scatter_(1, features, values.relu())
+            values, kept = pre.topk(self.k, dim=1, sorted=False)
+            return torch.zeros_like(pre).scatter_(1, kept, values.relu())
         if self.architecture == "gated":
-            return torch.where(pre > 0, self._magnitude(pre).relu(), 0)
+            return torch.where(pre > 0, self._magnitude(pre, features).relu(), 0)
         return pre.relu()
 
-    def _magnitude(self, pre: Float[Tensor, "tokens d_sae"]) -> Float[Tensor, "tokens d_sae"]:
+    def _magnitude(self, pre: Float[Tensor, "tokens features"], features: slice) -> Float[Tensor, "tokens features"]:
         assert self.magnitude_scale is not None
         assert self.magnitude_shift is not None
-        return pre * self.magnitude_scale + self.magnitude_shift
+        return pre * self.magnitude_scale[features] + self.magnitude_shift[features]
 
     def encode(self, hidden: Float[Tensor, "tokens d_model"]) -> Float[Tensor, "tokens d_sae"]:
         """Activations z ≥ 0 of hidden states at the hook layer."""
-        return self.activations(self.pre_activations(hidden))
+        return self.activations(self.affine(self.normalized(hidden)))
 
-    def switching(self, pre: Float[Tensor, "tokens d_sae"], noise: Float[Tensor, ""]) -> Int[Tensor, ""]:
-        """How many activations lie so near the point where they leave zero that `noise` may switch them."""
+    def switching(
+        self, pre: Float[Tensor, "tokens features"], noise: Float[Tensor, ""], features: slice = ALL
+    ) -> Int[Tensor, ""]:
+        """How many activations lie so near the point where they leave zero that `noise` may switch them.
+
+        Args:
+            pre: of TopK, the k + 1 highest of each token will do.
+        """
         if self.architecture == "topk":
             top = pre.topk(min(self.k + 1, self.d_sae), dim=1).values
-            return ((top[:, -2] - top[:, -1]) < noise).sum() + (top.abs_() < noise).sum()
+            return ((top[:, -2] - top[:, -1]) < noise).count_nonzero() + (top.abs_() < noise).count_nonzero()
         if self.architecture == "jumprelu":
             assert self.threshold is not None
-            return ((pre - self.threshold).abs_() < noise).sum()
+            return ((pre - self.threshold[features]).abs_() < noise).count_nonzero()
         if self.architecture == "gated":
-            return ((pre.abs() < noise) | (self._magnitude(pre).abs_() < noise)).sum()
-        return (pre.abs() < noise).sum()
+            return ((pre.abs() < noise) | (self._magnitude(pre, features).abs_() < noise)).count_nonzero()
+        return (pre.abs() < noise).count_nonzero()
+
+    def jumps_over(self, delta: float) -> bool:
+        """Whether an activation may jump from zero to above delta."""
+        if self.architecture == "jumprelu":
+            assert self.threshold is not None
+            return bool((self.threshold >= delta).any())
+        return self.architecture in ("topk", "gated")
 
     def bound(self, delta: float) -> Float[Tensor, " d_sae"]:
         """The activation that a feature must exceed to be active: delta, or where it jumps from zero if higher."""

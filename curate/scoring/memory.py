@@ -7,7 +7,8 @@ import torch
 
 from curate.errors import OutOfMemory
 from curate.manifest.rows import QuarantineRow, ScoredRow
-from curate.scoring.prepare import Prepared, padded_tokens, quarantined
+from curate.models.packing import packed_tokens
+from curate.scoring.prepare import Prepared, quarantined
 from curate.scoring.scorer import Scorer
 
 _OTHER_WORDS = (
@@ -23,7 +24,7 @@ class FittingScorer:
     """Scores batches whole where they fit, and in halves of halves where they do not.
 
     Attributes:
-        too_many: the fewest tokens, padding included, that ran out of memory; such batches are not tried again.
+        too_many: the fewest tokens that ran out of memory; such batches are not tried again.
     """
 
     scorer: Scorer
@@ -31,7 +32,7 @@ class FittingScorer:
 
     def score(self, batch: Sequence[Prepared]) -> list[ScoredRow | QuarantineRow]:
         """The batch's rows in order; a sample for which memory does not suffice even alone is quarantined."""
-        if len(batch) == 1 or padded_tokens(batch) < self.too_many:
+        if len(batch) == 1 or batch_tokens(batch) < self.too_many:
             try:
                 return self.scorer.score(batch)
             except RuntimeError as error:
@@ -42,11 +43,16 @@ class FittingScorer:
                 torch.cuda.empty_cache()
             if len(batch) == 1:
                 sample = batch[0]
-                reason = OutOfMemory(f"{len(sample.inputs.input_ids):,} tokens do not fit into the device's memory")
+                reason = OutOfMemory(f"{batch_tokens(batch):,} tokens do not fit into the device's memory")
                 return [quarantined(sample.source_row, reason, sample.sample_id)]
-            self.too_many = min(self.too_many, padded_tokens(batch))
+            self.too_many = min(self.too_many, batch_tokens(batch))
         middle = len(batch) // 2
         return [*self.score(batch[:middle]), *self.score(batch[middle:])]
+
+
+def batch_tokens(batch: Sequence[Prepared]) -> int:
+    """The tokens that a forward pass of the batch runs."""
+    return packed_tokens([text for sample in batch for text in sample.texts])
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

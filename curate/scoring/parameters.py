@@ -5,9 +5,10 @@ from pydantic import Field, field_validator
 from curate.metrics import DEFAULT_METRICS, METRICS
 from curate.metrics.metric import Likely
 from curate.metrics.parameters import MetricParameters
-from curate.scoring.prepare import Text
+from curate.scoring.prepare import SCORED, Text
 
 DEFAULT_TOP_FEATURES = 10
+REJECTED = "_rejected"  # ends the name of a metric of the rejected response, where both are scored
 
 
 class ScoringParameters(MetricParameters):
@@ -16,11 +17,15 @@ class ScoringParameters(MetricParameters):
     metrics: tuple[str, ...] = Field(
         default=DEFAULT_METRICS, description="metrics to compute, the one to rank by first"
     )
-    text: Text = Field(default="prompt+chosen", description="tokens scored; the published code takes the prompt alone")
+    text: Text = Field(
+        default="prompt+chosen",
+        description="tokens scored; the published code takes the prompt alone. `both` is prompt+chosen, and of "
+        "prompt+rejected a second column for each metric that reads activations: cosine_rejected and so on",
+    )
     hook_layer: int | None = Field(
         default=None, ge=0, description="features are read after this decoder block; by default as the SAE's file says"
     )
-    batch_size: int = Field(default=8192, ge=1, description="tokens per forward pass, padding included")
+    batch_size: int = Field(default=8192, ge=1, description="tokens per forward pass")
     weight_samples: int = Field(default=1000, ge=1, description="samples that feature weights are computed from")
     top_features: int = Field(default=DEFAULT_TOP_FEATURES, ge=0, description="features listed with each sample")
 
@@ -36,6 +41,22 @@ class ScoringParameters(MetricParameters):
     @property
     def needs_weights(self) -> bool:
         return any(METRICS[name].needs == "weights" for name in self.metrics)
+
+    @property
+    def scored(self) -> tuple[Likely | None, ...]:
+        """The texts that are scored, by their responses; the first gives the scores that are ranked by default."""
+        return (SCORED[self.text], "rejected") if self.text == "both" else (SCORED[self.text],)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The scores of a sample, by name."""
+        again = [name for name in self.metrics if METRICS[name].reads_activations] if self.text == "both" else []
+        return (*self.metrics, *(f"{name}{REJECTED}" for name in again))
+
+    @property
+    def weights_text(self) -> Text:
+        """The text whose tokens feature weights are computed from."""
+        return "prompt+chosen" if self.text == "both" else self.text
 
     @property
     def likelihood_of(self) -> tuple[Likely, ...]:

@@ -9,12 +9,19 @@ import torch
 from curate.errors import SampleError
 from curate.manifest.rows import QuarantineRow
 from curate.metrics.metric import Likely
-from curate.models.family import InputBuilder, ModelInputs
+from curate.models.family import InputBuilder
+from curate.models.inputs import ModelInputs
+from curate.models.packing import packed_tokens
 from curate.sample import Sample
 
-Text = Literal["prompt+chosen", "prompt", "prompt+rejected"]
-# The text that is scored, as one whose likelihood may be needed.
-SCORED: dict[Text, Likely | None] = {"prompt+chosen": "chosen", "prompt": None, "prompt+rejected": "rejected"}
+Text = Literal["prompt+chosen", "prompt", "prompt+rejected", "both"]
+# Of the text that is scored, the response, if it has one. Of both, the first is the one with the chosen response.
+SCORED: dict[Text, Likely | None] = {
+    "prompt+chosen": "chosen",
+    "prompt": None,
+    "prompt+rejected": "rejected",
+    "both": "chosen",
+}
 S = TypeVar("S", bound=Sized)  # whose length is its tokens
 
 
@@ -24,18 +31,23 @@ class Prepared:
 
     Attributes:
         inputs: the text that is scored.
-        likely: the texts whose likelihood is needed, as far as they are others than that.
+        others: the other texts that are needed, by their responses.
     """
 
     sample_id: str
     source_row: int
     quality: str | None
     inputs: ModelInputs
-    likely: Mapping[Likely, ModelInputs] = field(default_factory=dict)
+    others: Mapping[Likely, ModelInputs] = field(default_factory=dict)
+
+    @property
+    def texts(self) -> list[ModelInputs]:
+        """All of its texts."""
+        return [self.inputs, *self.others.values()]
 
     def __len__(self) -> int:
-        """The tokens of its longest text."""
-        return max(len(inputs.input_ids) for inputs in (self.inputs, *self.likely.values()))
+        """The tokens that are run, where no other sample is about the same image."""
+        return packed_tokens(self.texts)
 
 
 def quarantined(source_row: int, error: SampleError, sample_id: str | None = None) -> QuarantineRow:
@@ -50,32 +62,29 @@ def prepare(
     likelihood_of: Sequence[Likely] = (),
 ) -> Iterator[Prepared | QuarantineRow]:
     """Build each sample's inputs: question, image and the response that `text` names; and the others needed."""
+    scored = SCORED[text]
+    second: tuple[Likely, ...] = ("rejected",) if text == "both" else ()
+    wanted: dict[Likely | None, None] = dict.fromkeys((scored, *second, *likelihood_of))
     for source_row, sample in samples:
         if isinstance(sample, SampleError):
             yield quarantined(source_row, sample)
             continue
-        response = {"prompt+chosen": sample.chosen, "prompt": None, "prompt+rejected": sample.rejected}[text]
+        responses = {None: None, "chosen": sample.chosen, "rejected": sample.rejected}
+        built: dict[Likely | None, ModelInputs] = {}
         try:
-            inputs = builder.build(sample.image, sample.question, response)
-            likely = _likely(sample, builder, {SCORED[text]: inputs}, likelihood_of)
+            for name in wanted:
+                if name == "alone":
+                    # What needs it needs the chosen response after its prompt, too.
+                    built[name] = response_alone(built["chosen"], builder)
+                else:
+                    built[name] = builder.build(sample.image, sample.question, responses[name])
         except SampleError as error:
             yield quarantined(source_row, error, sample.sample_id)
         else:
-            yield Prepared(sample.sample_id, source_row, sample.quality, inputs, likely)
-
-
-def _likely(
-    sample: Sample, builder: InputBuilder, built: dict[Likely | None, ModelInputs], likelihood_of: Sequence[Likely]
-) -> dict[Likely, ModelInputs]:
-    """The texts whose likelihood is needed, but for one that is built already."""
-    found: dict[Likely, ModelInputs] = {}
-    responses: dict[Likely, str] = {"chosen": sample.chosen, "rejected": sample.rejected}
-    for name, response in responses.items():
-        if name in likelihood_of and name not in built:
-            found[name] = builder.build(sample.image, sample.question, response)
-    if "alone" in likelihood_of:
-        found["alone"] = response_alone({**built, **found}["chosen"], builder)
-    return found
+            others: dict[Likely, ModelInputs] = {
+                name: inputs for name, inputs in built.items() if name is not None and name != scored
+            }
+            yield Prepared(sample.sample_id, source_row, sample.quality, built[scored], others)
 
 
 def response_alone(inputs: ModelInputs, builder: InputBuilder) -> ModelInputs:
@@ -86,23 +95,18 @@ def response_alone(inputs: ModelInputs, builder: InputBuilder) -> ModelInputs:
     return ModelInputs(ids, torch.zeros_like(ids, dtype=torch.bool), {}, inputs.n_response)
 
 
-def padded_tokens(batch: Sequence[Prepared]) -> int:
-    """Tokens of a batch padded to its longest sample."""
-    return len(batch) * max(map(len, batch))
-
-
 def token_batches(samples: Iterable[S], budget: int) -> Iterator[list[S]]:
-    """Group neighbours so that no batch, padded to its longest sample, holds more tokens than the budget.
+    """Group neighbours so that no batch holds more tokens than the budget.
 
     A sample longer than the budget is a batch by itself.
     """
     batch: list[S] = []
-    longest = 0
+    tokens = 0
     for sample in samples:
-        longest = max(longest, len(sample))
-        if batch and longest * (len(batch) + 1) > budget:
+        tokens += len(sample)
+        if batch and tokens > budget:
             yield batch
-            batch, longest = [], len(sample)
+            batch, tokens = [], len(sample)
         batch.append(sample)
     if batch:
         yield batch

@@ -1,8 +1,9 @@
 """One process's scoring: batches of inputs in, scored samples out."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,22 +12,53 @@ from torch import Tensor
 from curate.errors import NonFinite
 from curate.manifest.rows import QuarantineRow, ScoredRow
 from curate.metrics import METRICS
-from curate.metrics.activity import measure_activity
+from curate.metrics.activity import Activity, joined
 from curate.metrics.cosine import contributions
 from curate.metrics.metric import Evidence, Likely
-from curate.models.family import CutModel, Read, Reading
+from curate.models.family import CutModel, Read
+from curate.models.packing import Segment, pack
 from curate.sae.dictionary import Dictionary
-from curate.scoring.parameters import ScoringParameters
+from curate.sae.firing import measure_firing
+from curate.scoring.parameters import REJECTED, ScoringParameters
 from curate.scoring.prepare import SCORED, Prepared, quarantined
 
-# Activations held at once: chunk tokens × d_sae. 64 MiB in float32, whatever the sample and the dictionary.
-CHUNK_ELEMENTS = 2**24
+
+class Part(NamedTuple):
+    """A part of a text, encoded.
+
+    Attributes:
+        noise, near_switch: as of `Firing`.
+    """
+
+    activity: Activity
+    n_text: int
+    noise: Float[Tensor, ""]
+    near_switch: Int[Tensor, ""]
 
 
-def token_chunks(n_tokens: int, d_sae: int) -> Iterator[slice]:
-    """Consecutive slices of a sample's tokens, each small enough to hold its activations."""
-    step = max(1, CHUNK_ELEMENTS // d_sae)
-    return (slice(start, min(start + step, n_tokens)) for start in range(0, n_tokens, step))
+def encode_part(
+    dictionary: Dictionary,
+    hidden: Float[Tensor, "tokens d_model"],
+    is_image: Bool[Tensor, " tokens"],
+    begins: bool,
+) -> Part:
+    """Encode a part of a text.
+
+    Args:
+        is_image: on the CPU.
+        begins: whether the text begins with it; the first token is the same in every sample, and l0 leaves it out.
+    """
+    text, image = (~is_image).nonzero()[:, 0], is_image.nonzero()[:, 0]
+    of_text, of_image = (
+        measure_firing(dictionary, hidden[places.to(hidden.device)], int(begins and 0 in places[:1]))
+        for places in (text, image)
+    )
+    return Part(
+        Activity(of_text.peak, of_image.peak, of_text.n_active + of_image.n_active, len(hidden)),
+        len(text),
+        torch.maximum(of_text.noise, of_image.noise),
+        of_text.near_switch + of_image.near_switch,
+    )
 
 
 @dataclass(frozen=True)
@@ -47,88 +79,87 @@ class Scorer:
 
     @torch.inference_mode()
     def score(self, batch: Sequence[Prepared]) -> list[ScoredRow | QuarantineRow]:
-        """One forward pass, and one for each other text whose likelihood is needed.
+        """One forward pass over all texts of the batch; what several begin with is run and encoded once.
 
-        A sample whose hidden states are not finite is quarantined, the others are not.
+        A sample that is not finite is quarantined, the others are not.
         """
-        inputs = [sample.inputs for sample in batch]
+        packed = pack([text for sample in batch for text in sample.texts])
         if self.whole is None:
             assert self.model is not None, "a scorer without a model"
-            hidden_states, likelihoods = self.model.hidden_states(inputs), [{} for _ in batch]
+            hidden, said = self.model.hidden_states(packed), [None] * len(packed.ends)
         else:
-            readings = self.whole(inputs)
-            hidden_states = [reading.hidden for reading in readings]
-            likelihoods = self._likelihoods(self.whole, batch, readings)
-        return [self._score_sample(*each) for each in zip(batch, hidden_states, likelihoods, strict=True)]
+            hidden, said = self.whole(packed)
+        finite = hidden.isfinite().all(1).cpu()
+        parts: dict[Segment, Part] = {}
 
-    def _likelihoods(
-        self, whole: Read, batch: Sequence[Prepared], readings: Sequence[Reading]
-    ) -> list[dict[Likely, float]]:
-        """Of each sample, the mean log-probabilities that the metrics need; the scored text's are in its reading."""
-        found: list[dict[Likely, float]] = [{} for _ in batch]
-        for name in self.parameters.likelihood_of:
-            scored = name == SCORED[self.parameters.text]
-            for likelihood, reading in zip(
-                found, readings if scored else whole([sample.likely[name] for sample in batch]), strict=True
-            ):
-                likelihood[name] = float(reading.log_probabilities.double().mean())
-        return found
+        def encoded(segment: Segment) -> Part:
+            if segment not in parts:
+                is_image, begins = packed.is_image[segment.tokens], not segment.before
+                parts[segment] = encode_part(self.dictionary, hidden[segment.tokens], is_image, begins)
+            return parts[segment]
 
-    def _score_sample(
-        self, sample: Prepared, hidden: Float[Tensor, "tokens d_model"], likelihood: Mapping[Likely, float]
+        rows = []
+        texts = iter(zip(packed.ends, said, strict=True))
+        for sample in batch:
+            found = {name: next(texts) for name in (SCORED[self.parameters.text], *sample.others)}
+            paths = [found[name][0].path for name in self.parameters.scored]
+            if all(bool(finite[segment.tokens].all()) for path in paths for segment in path):
+                likelihood: dict[Likely, float] = {
+                    name: float(log_probabilities.double().mean())
+                    for name in self.parameters.likelihood_of
+                    if (log_probabilities := found[name][1]) is not None
+                }
+                rows.append(self._row(sample, [list(map(encoded, path)) for path in paths], likelihood))
+            else:
+                error = NonFinite("hidden states are NaN or infinite at the hook layer")
+                rows.append(quarantined(sample.source_row, error, sample.sample_id))
+        return rows
+
+    def _row(
+        self, sample: Prepared, texts: Sequence[Sequence[Part]], likelihood: Mapping[Likely, float]
     ) -> ScoredRow | QuarantineRow:
-        if not bool(hidden.isfinite().all()):
-            return quarantined(
-                sample.source_row, NonFinite("hidden states are NaN or infinite at the hook layer"), sample.sample_id
-            )
-        is_image = sample.inputs.is_image.to(hidden.device)
-        noise = torch.zeros((), device=hidden.device)
-        switching: list[Int[Tensor, ""]] = []
-
-        def chunks() -> Iterator[tuple[Float[Tensor, "tokens d_sae"], Bool[Tensor, " tokens"]]]:
-            nonlocal noise
-            for part in token_chunks(len(hidden), self.dictionary.d_sae):
-                pre = self.dictionary.pre_activations(hidden[part])
-                z = self.dictionary.activations(pre)
-                # Batch shapes change the order of sums, and so pre-activations, by about this much.
-                noise = torch.maximum(noise, torch.finfo(hidden.dtype).eps * pre.abs().max())
-                # The first token is the same in every sample, and l0 leaves it out.
-                switching.append(self.dictionary.switching(pre[1:] if part.start == 0 else pre, noise))
-                yield z, is_image[part]
-
-        activity = measure_activity(chunks())
+        """The row of a sample, from the parts of each text that is scored; features are listed of the first."""
+        noise = torch.stack([part.noise for parts in texts for part in parts]).max()
         if not bool(noise.isfinite()):
-            return quarantined(
-                sample.source_row, NonFinite("activations of the SAE are NaN or infinite"), sample.sample_id
-            )
-        near_switch = int(torch.stack(switching).sum())
+            error = NonFinite("activations of the SAE are NaN or infinite")
+            return quarantined(sample.source_row, error, sample.sample_id)
         bound = self.dictionary.bound(self.parameters.delta)
-        near = torch.minimum((activity.text - bound).abs(), (activity.image - bound).abs()).min() < noise
-        # Where a feature jumps from zero to any height, a switch may carry it over delta.
-        jumps = self.dictionary.architecture in ("topk", "gated") and near_switch > 0
-        n_image = int(sample.inputs.is_image.sum())
-        n_text = len(hidden) - n_image
-        evidence = Evidence(sample.sample_id, activity, n_text, self.weights, likelihood, self.parameters)
-        scores = {name: METRICS[name].score(evidence) for name in self.parameters.metrics}
+        first, *others = [self._evidence(sample.sample_id, parts, likelihood) for parts in texts]
+        scores = {name: METRICS[name].score(first) for name in self.parameters.metrics}
+        for evidence in others:
+            of_activations = [name for name in self.parameters.metrics if METRICS[name].reads_activations]
+            scores |= {f"{name}{REJECTED}": METRICS[name].score(evidence) for name in of_activations}
         if bad := [name for name, score in scores.items() if not math.isfinite(score)]:
-            return quarantined(
-                sample.source_row, NonFinite(f"{', '.join(bad)} of the sample is NaN or infinite"), sample.sample_id
-            )
-        top: list[tuple[int, float]] = []
-        if "cosine" in scores:
-            added = contributions(evidence)
-            # A stable sort, so that among equals the lower feature comes first on every device.
-            values, features = added.sort(descending=True, stable=True)
-            listed = (values != 0).nonzero().flatten()[: self.parameters.top_features]
-            top = list(zip(features[listed].tolist(), values[listed].tolist(), strict=True))
+            error = NonFinite(f"{', '.join(bad)} of the sample is NaN or infinite")
+            return quarantined(sample.source_row, error, sample.sample_id)
+        near_switch = max(int(torch.stack([part.near_switch for part in parts]).sum()) for parts in texts)
+        near = [
+            bool(torch.minimum((text - bound).abs(), (image - bound).abs()).min() < noise)
+            for text, image, *_ in (evidence.activity for evidence in (first, *others))
+        ]
+        # Where a feature jumps from zero to any height, a switch may carry it over delta.
+        jumps = near_switch > 0 and self.dictionary.jumps_over(self.parameters.delta)
         return ScoredRow(
             sample_id=sample.sample_id,
             source_row=sample.source_row,
             quality=sample.quality,
             scores=scores,
-            n_text_tokens=n_text,
-            n_image_tokens=n_image,
-            top_features=top,
-            near_delta=bool(near) or jumps,
+            n_text_tokens=first.n_text_tokens,
+            n_image_tokens=first.activity.n_tokens - first.n_text_tokens,
+            top_features=_top_features(first, self.parameters.top_features) if "cosine" in scores else [],
+            near_delta=any(near) or jumps,
             near_switch=near_switch,
         )
+
+    def _evidence(self, sample_id: str, parts: Sequence[Part], likelihood: Mapping[Likely, float]) -> Evidence:
+        n_text = sum(part.n_text for part in parts)
+        activity = joined([part.activity for part in parts])
+        return Evidence(sample_id, activity, n_text, self.weights, likelihood, self.parameters)
+
+
+def _top_features(evidence: Evidence, count: int) -> list[tuple[int, float]]:
+    added = contributions(evidence)
+    features = added.nonzero()[:, 0]
+    # A stable sort, so that among equals the lower feature comes first on every device.
+    values, order = added[features].sort(descending=True, stable=True)
+    return list(zip(features[order[:count]].tolist(), values[:count].tolist(), strict=True))

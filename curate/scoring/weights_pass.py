@@ -5,12 +5,13 @@ from collections.abc import Sequence
 import torch
 
 from curate.errors import ConfigurationError
-from curate.metrics.parameters import WeightRule
+from curate.metrics.parameters import MetricParameters
 from curate.metrics.weights import FeatureWeights, TopTokens, feature_weights
 from curate.models.family import CutModel
+from curate.models.packing import pack
 from curate.sae.dictionary import Dictionary
+from curate.sae.firing import blocks
 from curate.scoring.prepare import Prepared
-from curate.scoring.scorer import token_chunks
 
 
 class WeightsPass:
@@ -22,10 +23,17 @@ class WeightsPass:
         context: the most tokens that a sample has.
     """
 
-    def __init__(self, model: CutModel, dictionary: Dictionary, top_k: int, rows: Sequence[int], context: int) -> None:
+    def __init__(
+        self,
+        model: CutModel,
+        dictionary: Dictionary,
+        parameters: MetricParameters,
+        rows: Sequence[int],
+        context: int,
+    ) -> None:
         if len(rows) * context >= 2**32:
             raise ConfigurationError(f"--weight-samples {len(rows):,} is too many at {context:,} tokens each")
-        self.model, self.dictionary, self.top_k, self.context = model, dictionary, top_k, context
+        self.model, self.dictionary, self.parameters, self.context = model, dictionary, parameters, context
         self.first_token = {row: ordinal * context for ordinal, row in enumerate(rows)}
         self.n_samples = 0
         self.text: TopTokens | None = None
@@ -33,23 +41,25 @@ class WeightsPass:
 
     @torch.inference_mode()
     def add(self, sample: Prepared) -> None:
-        """Run a sample through the model and keep what is strongest; what is not finite is left out.
+        """Run a sample through the model and keep what is strongest.
+
+        A sample whose hidden states are not finite is left out, and of others any activation that is not.
 
         Each runs alone, so that weights do not depend on the batch size: which of two nearly equal tokens is
         among the K strongest may move a weight by any amount.
         """
-        hidden = self.model.hidden_states([sample.inputs])[0]
+        hidden = self.model.hidden_states(pack([sample.inputs]))
         if not bool(hidden.isfinite().all()):
             return
         text, image = self._top_tokens(hidden)
-        is_image = sample.inputs.is_image.to(hidden.device)
-        index = self.first_token[sample.source_row] + torch.arange(len(hidden), device=hidden.device)
-        for part in token_chunks(len(hidden), self.dictionary.d_sae):
-            z = self.dictionary.encode(hidden[part])
-            finite = z.amax(dim=1).isfinite()
-            for top, mask in ((text, finite & ~is_image[part]), (image, finite & is_image[part])):
-                if bool(mask.any()):
-                    top.add(z[mask], hidden[part][mask], index[part][mask])
+        first = self.first_token[sample.source_row]
+        for top, mask in ((text, ~sample.inputs.is_image), (image, sample.inputs.is_image)):
+            places = mask.nonzero()[:, 0].to(hidden.device)
+            states, index = hidden[places], first + places
+            normalized = self.dictionary.normalized(states)
+            for tokens, features in blocks(self.dictionary, len(states)):
+                z = self.dictionary.activations(self.dictionary.affine(normalized[tokens], features), features)
+                top.add(z, states[tokens], index[tokens], features)
         self.n_samples += 1
 
     @torch.inference_mode()
@@ -64,15 +74,16 @@ class WeightsPass:
         self.n_samples += n_samples
 
     @torch.inference_mode()
-    def weights(self, rule: WeightRule) -> FeatureWeights:
+    def weights(self) -> FeatureWeights:
         """The feature weights of all samples taken in; no feature has one where no sample could be used."""
         if self.text is None or self.image is None:
             none = torch.zeros(self.dictionary.d_sae, dtype=torch.float64)
             return FeatureWeights(none, none.bool())
-        return feature_weights(self.text, self.image, rule)
+        return feature_weights(self.text, self.image)
 
     def _top_tokens(self, like: torch.Tensor) -> tuple[TopTokens, TopTokens]:
         if self.text is None or self.image is None:
-            shape = (self.dictionary.d_sae, like.shape[-1], self.top_k, self.dictionary.weight.device, like.dtype)
+            top_k, rule = self.parameters.top_k, self.parameters.weight_rule
+            shape = (self.dictionary.d_sae, like.shape[-1], top_k, rule, self.dictionary.weight.device, like.dtype)
             self.text, self.image = TopTokens(*shape), TopTokens(*shape)
         return self.text, self.image

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from curate.datasets import Dataset
-from curate.models.family import InputBuilder, ModelInputs
+from curate.models.family import InputBuilder
+from curate.models.inputs import ModelInputs
 from curate.training.job import Method
 from curate.training.samples import responses, scored_samples
 

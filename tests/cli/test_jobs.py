@@ -65,7 +65,7 @@ stages:
     assert throughput["samples"] == 12
     assert throughput["quarantined"] == 0
     assert 0 < throughput["busy_share"] <= 1
-    assert 0 <= throughput["padding_share"] < 1
+    assert 0 <= throughput["shared_share"] < 1
 
 
 def test_wrong_job_files_and_wrong_clusters_are_refused_in_one_line(tmp_path):

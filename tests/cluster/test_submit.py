@@ -111,7 +111,7 @@ def test_every_node_exports_the_counters_of_its_actors(nodes, tmp_path):
 
     wait_until(lambda: "ray_curate_samples_total{" in exported(), 120)
     text = exported()
-    for name in set(COUNTERS) - {"quarantined", "padding_tokens"}:
+    for name in set(COUNTERS) - {"quarantined", "shared_tokens"}:
         assert f"ray_curate_{name}_total{{" in text, name
     assert 'stage="weights"' in text
     on(nodes, tmp_path, "stop", job["id"])

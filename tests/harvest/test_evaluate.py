@@ -18,7 +18,6 @@ from curate.errors import ConfigurationError, DataError
 from curate.harvest.compare import Spread
 from curate.harvest.evaluate import Evaluation, evaluate
 from curate.harvest.evaluate_job import PICTURE, RESULT, SAEEvaluateJob, plan
-from curate.scoring import scorer
 from tests.models.small import write_llava_next, write_text_model
 
 ROWS, LAYER = 3, demo.HOOK_LAYER
@@ -179,7 +178,7 @@ def test_losses_are_those_of_states_replaced_by_another_hook(judged, truth, fold
 
 
 def test_batch_budget_and_chunks_do_not_matter_nor_whether_loss_is_computed(judged, folders, monkeypatch):
-    monkeypatch.setattr(scorer, "CHUNK_ELEMENTS", 7 * 768)
+    monkeypatch.setattr("curate.harvest.evaluate.CHUNK_ELEMENTS", 7 * 768)
     for batch_size in (1, 100_000):
         found = judge(saes=["demo", folders["random"]], models=[{"name": "demo"}], loss=False, batch_size=batch_size)
         for one, other in zip(judged.judgements, found.judgements, strict=True):

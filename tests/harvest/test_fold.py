@@ -18,6 +18,7 @@ from curate.harvest import fold as module
 from curate.harvest.evaluate_job import HELD_OUT_SEED
 from curate.harvest.fold import check_foldable, fold
 from curate.models import ModelSpec
+from curate.models.packing import pack
 from curate.pipeline.job import ScoreJob, plan
 from curate.sae.decoder import load_decoder
 from curate.sae.dictionary import inspect_dictionary, load_dictionary
@@ -165,7 +166,7 @@ def test_the_demo_dictionarys_scale_is_found_again(tmp_path, demo_unfolded, demo
     for _, sample in open_dataset(DatasetSpec(limit=24, seed=HELD_OUT_SEED)).samples(range(24)):
         if isinstance(sample, Sample):
             inputs = demo_builder.build(sample.image, sample.question, sample.chosen)
-            hidden = demo_cut.hidden_states([inputs])[0].tolist()
+            hidden = demo_cut.hidden_states(pack([inputs])).tolist()
             places = [at for at, token in enumerate(inputs.input_ids) if at and token != demo_builder.bos_token_id]
             norms += [sum(value * value for value in hidden[at]) ** 0.5 for at in places]
     assert source["tokens"] == len(norms) > 2000

@@ -13,7 +13,8 @@ from curate.errors import MissingImage
 from curate.harvest.activations import BLOCK_ROWS, Harvest, blocks, chunks, learned_from, read_block
 from curate.harvest.inputs import _halves, model_inputs
 from curate.manifest.rows import QuarantineRow
-from curate.models.family import ModelInputs
+from curate.models.inputs import ModelInputs
+from curate.models.packing import pack
 
 PICTURE = Image.new("RGB", (56, 56), "red")
 
@@ -94,7 +95,7 @@ def test_chunks_hold_each_learned_token_once_with_its_modality(harvest, demo_bui
     for block in blocks(harvest, 2, workers=2, last=5):
         expected, images = [], []
         for piece in block.pieces:
-            hidden = demo_cut.hidden_states([piece.inputs])[0]
+            hidden = demo_cut.hidden_states(pack([piece.inputs]))
             rest = piece.inputs.input_ids[1:] != demo_builder.bos_token_id
             expected.append(hidden[1:][rest])
             images.append(piece.inputs.is_image[1:][rest])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 
 from curate.metrics import METRICS
-from curate.metrics.activity import measure_activity
+from curate.metrics.activity import Activity, joined
 from curate.metrics.cosine import contributions
 from curate.metrics.metric import Evidence
 from curate.metrics.parameters import MetricParameters
@@ -30,14 +30,21 @@ def samples(draw, max_tokens: int = 12, features: int = 6):
     return z, is_image
 
 
-def measured(z: np.ndarray, is_image: np.ndarray, chunk: int):
-    parts = zip(torch.from_numpy(z).split(chunk), torch.from_numpy(is_image).split(chunk), strict=True)
-    return measure_activity(parts)
+def measured(z: np.ndarray, is_image: np.ndarray, chunk: int) -> Activity:
+    """Reduced part by part, and joined."""
+    zeros = np.zeros((1, z.shape[1]), np.float32)
+    parts = []
+    for start in range(0, len(z), chunk):
+        part, image = z[start : start + chunk], is_image[start : start + chunk]
+        peaks = (np.concatenate([part[mask], zeros]).max(0) for mask in (~image, image))
+        counted = part if start else part[1:]
+        parts.append(Activity(*map(torch.from_numpy, peaks), torch.tensor((counted > 0).sum()), len(part)))
+    return joined(parts)
 
 
 @given(samples(), st.integers(1, 12), st.sampled_from((0.0, 0.5, 1.0, 2.0)), st.sampled_from(("cooccurring", "active")))
 @settings(max_examples=400, deadline=None)
-def test_metrics_equal_the_oracle_however_tokens_are_chunked(sample, chunk, delta, over):
+def test_metrics_equal_the_oracle_whatever_the_parts_of_a_text(sample, chunk, delta, over):
     z, is_image = sample
     feature_weights_ = np.linspace(-1, 1, z.shape[1])
     parameters = MetricParameters(delta=delta, cosine_over=over)
@@ -64,7 +71,8 @@ def corpora(draw):
 def test_feature_weights_equal_the_oracle_however_the_work_is_divided(corpus, k, rule, chunk, data):
     workers = data.draw(st.integers(1, 3))
     kept = [
-        [TopTokens(4, 3, k, torch.device("cpu"), torch.float32) for _modality in range(2)] for _worker in range(workers)
+        [TopTokens(4, 3, k, rule, torch.device("cpu"), torch.float32) for _modality in range(2)]
+        for _worker in range(workers)
     ]
     order = data.draw(st.permutations(range(len(corpus))))
     for place in order:
@@ -74,12 +82,12 @@ def test_feature_weights_equal_the_oracle_however_the_work_is_divided(corpus, k,
         for start in range(0, len(z), chunk):
             part = slice(start, start + chunk)
             for top, mask in ((text, ~is_image[part]), (image, is_image[part])):
-                if mask.any():
-                    top.add(z[part][mask], hidden[part][mask], index[part][mask])
+                for features in (slice(0, 3), slice(3, 4)):
+                    top.add(z[part][mask][:, features], hidden[part][mask], index[part][mask], features)
     for other in kept[1:]:
         for mine, theirs in zip(kept[0], other, strict=True):
             mine.merge(theirs)
-    result = feature_weights(*kept[0], rule)
+    result = feature_weights(*kept[0])
     expected = oracle.weights(
         [z for z, _, _ in corpus], [h.astype(float) for _, _, h in corpus], [i for _, i, _ in corpus], k, rule
     )
@@ -87,7 +95,8 @@ def test_feature_weights_equal_the_oracle_however_the_work_is_divided(corpus, k,
     np.testing.assert_allclose(result.weight.numpy(), np.nan_to_num(expected), atol=1e-6)
 
 
-def test_merged_rule_drops_a_feature_whose_image_tokens_are_not_among_the_30_strongest():
+@pytest.mark.parametrize(("rule", "kept"), [("per-modality", True), ("merged", False)])
+def test_merged_rule_drops_a_feature_whose_image_tokens_are_not_among_the_30_strongest(rule, kept):
     tokens = 40
     z = torch.ones(tokens, 1)
     z[:35] = 2.0
@@ -95,11 +104,17 @@ def test_merged_rule_drops_a_feature_whose_image_tokens_are_not_among_the_30_str
     hidden = torch.ones(tokens, 2)
     tops = []
     for mask in (~is_image, is_image):
-        top = TopTokens(1, 2, 5, torch.device("cpu"), torch.float32)
+        top = TopTokens(1, 2, 5, rule, torch.device("cpu"), torch.float32)
         top.add(z[mask], hidden[mask], torch.arange(tokens)[mask])
         tops.append(top)
-    assert feature_weights(*tops, "per-modality").has_weight.tolist() == [True]
-    assert feature_weights(*tops, "merged").has_weight.tolist() == [False]
+    assert feature_weights(*tops).has_weight.tolist() == [kept]
+
+
+def test_activations_that_are_not_finite_are_left_out_of_the_strongest():
+    z = torch.tensor([[float("nan"), 1.0], [float("inf"), 2.0], [3.0, float("nan")], [4.0, 0.0]])
+    top = TopTokens(2, 1, 2, "per-modality", torch.device("cpu"), torch.float32)
+    top.add(z, torch.arange(4.0)[:, None], torch.arange(4))
+    assert [sorted(row) for row in top.vectors[:, :, 0].tolist()] == [[2.0, 3.0], [0.0, 1.0]]
 
 
 def test_random_depends_on_seed_and_id_alone_and_is_uniform():
@@ -114,11 +129,6 @@ def test_random_depends_on_seed_and_id_alone_and_is_uniform():
     assert scores.max() < 1
     counts, _ = np.histogram(scores, bins=20, range=(0, 1))
     assert ((counts - 200) ** 2 / 200).sum() < 45.3  # χ² with 19 degrees of freedom, p = 0.0006
-
-
-def test_a_sample_without_tokens_is_refused():
-    with pytest.raises(ValueError, match="no tokens"):
-        measure_activity([])
 
 
 def test_a_sample_of_one_token_scores_zero_l0():

@@ -7,6 +7,7 @@ import torch
 
 from curate.errors import ConfigurationError
 from curate.models import inspect_model
+from curate.models.packing import pack
 from tests.models.small import SIDE, code_name, picture, write_chameleon
 
 
@@ -53,11 +54,12 @@ def test_placeholders_become_the_codes_of_their_own_image(folder):
     cut.model.embed_tokens.register_forward_hook(lambda _m, inputs, _o: seen.append(inputs[0]))
     encoded = []
     cut.model.vqmodel.encoder.register_forward_hook(lambda _m, inputs, _o: encoded.append(len(inputs[0])))
-    cut.hidden_states(batch)
+    packed = pack(batch)
+    cut.hidden_states(packed)
     assert encoded == [1, 1, 1]
     vocabulary = json.loads((folder / "config.json").read_text())["vocabulary_map"]
-    for inputs, ids in zip(batch, seen[0], strict=True):
-        ids = ids[: len(inputs.input_ids)]
+    for inputs, places in zip(batch, packed.places, strict=True):
+        ids = seen[0][0][places]
         expected = inputs.input_ids.clone()
         codes = []
         for pixels in inputs.tensors.get("pixel_values", []):

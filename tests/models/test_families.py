@@ -12,7 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from curate.errors import ConfigurationError, ImageShape, ReservedToken, SampleError, TooLong
 from curate.models import inspect_model
+from curate.models.inputs import ModelInputs
 from curate.models.loading import device_map
+from curate.models.packing import pack
 from tests.models.small import CODES, MODELS, N_LAYERS, SIDE, code_name, picture, write_text_model, write_tokenizer
 from tests.models.test_llava_next import independent_image_tokens
 
@@ -105,19 +107,65 @@ def test_hidden_states_are_the_whole_models_bit_for_bit(any_model, hook_layer):
     assert len(list(cut.model.parameters())) == len(below) - len(list(any_model.norm.parameters()))
     for inputs in any_model.inputs():
         output, blocks = any_model.run(inputs)
-        (hidden,) = cut.hidden_states([inputs])
+        hidden = cut.hidden_states(pack([inputs]))
         assert len(blocks) == N_LAYERS
         assert torch.equal(hidden, blocks[hook_layer][0])
         if hook_layer + 1 < N_LAYERS:  # the last entry is after the final norm
             assert torch.equal(hidden, output.hidden_states[hook_layer + 1][0])
 
 
-def test_padding_in_a_batch_does_not_reach_real_tokens(any_model):
+def test_texts_that_are_packed_do_not_see_each_other(any_model):
     cut = any_model.family.load_model(any_model.info, 2, torch.float32, "cpu")
     batch = any_model.inputs()
     assert len({len(inputs.input_ids) for inputs in batch}) > 1
-    for inputs, together in zip(batch, cut.hidden_states(batch), strict=True):
-        torch.testing.assert_close(together, cut.hidden_states([inputs])[0], atol=1e-4, rtol=1e-4)
+    packed = pack(batch)
+    together = cut.hidden_states(packed)
+    for inputs, places in zip(batch, packed.places, strict=True):
+        alone = cut.hidden_states(pack([inputs]))
+        torch.testing.assert_close(together[places], alone, atol=1e-4, rtol=1e-4)
+
+
+def test_a_shared_beginning_changes_neither_hidden_states_nor_likelihoods(seeing):
+    """Two questions on each of two images, with two responses each, against passes of their own."""
+    builder, layer = seeing.builder, 2
+    common = "What do you see in this picture of noise, told in a few words"
+    said = [
+        (n, f"{common}: {end}", f"It is {response}")
+        for n in (1, 2)
+        for end in ("what is it?", "where is it?")
+        for response in ("noise all over.", "a red square.")
+    ]
+    texts = [builder.build(picture(64, 48, n), question, response) for n, question, response in said]
+    cut = seeing.family.load_model(seeing.info, layer, torch.float32, "cpu")
+    whole = seeing.family.load_whole(seeing.info, torch.float32, "cpu")
+    packed = pack(texts)
+    assert sum(not segment.before for segment in packed.segments) == 2
+    assert len(packed) < 0.6 * sum(len(text.input_ids) for text in texts)
+    hidden, reading = cut.hidden_states(packed), whole.read(packed, layer)
+    for text, places, said_of in zip(texts, packed.places, reading.log_probabilities, strict=True):
+        alone = whole.read(pack([text]), layer)
+        torch.testing.assert_close(hidden[places], alone.hidden, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(reading.hidden[places], alone.hidden, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(said_of, alone.log_probabilities[0], atol=1e-4, rtol=1e-4)
+
+
+def test_a_shared_beginning_changes_nothing_in_text_models(text_model):
+    """As if the first tokens were an image's; attention of all kinds, with and without a window."""
+    cut = text_model.family.load_model(text_model.info, 2, torch.float32, "cpu")
+    ids = torch.randint(5, 90, (70,), generator=torch.Generator().manual_seed(0))
+    is_image = torch.arange(70) < 20
+    texts = [ModelInputs(torch.cat([ids[:40], ids[40:].flip(0) + n]), is_image, {}, 0, "one image") for n in (0, 1)]
+    packed = pack(texts)
+    assert [len(segment) for segment in packed.segments] == [40, 30, 30]
+    together = cut.hidden_states(packed)
+    for text, places in zip(texts, packed.places, strict=True):
+        torch.testing.assert_close(together[places], cut.hidden_states(pack([text])), atol=1e-4, rtol=1e-4)
+
+
+def test_a_model_whose_attention_cannot_be_changed_is_refused(any_model, monkeypatch):
+    monkeypatch.setattr(type(any_model.decoder), "set_attn_implementation", lambda self, name: None)
+    with pytest.raises(ConfigurationError, match="cannot be changed"):
+        any_model.family.load_model(any_model.info, 0, torch.float32, "cpu")
 
 
 def test_logits_are_the_whole_models(any_model):
@@ -386,18 +434,19 @@ def test_a_response_follows_its_prompt_and_its_likelihood_is_that_of_the_whole_m
     inputs = [model.builder.build(picture(64, 48, n), *each) for n, each in enumerate(said)]
     prompts = [model.builder.build_prompt(picture(64, 48, n), question) for n, (question, _) in enumerate(said)]
     whole = model.family.load_whole(model.info, torch.float32, "cpu")
-    cut = model.family.load_model(model.info, 1, torch.float32, "cpu").hidden_states(inputs)
-    readings = whole.read(inputs, 1)
-    for each, prompt, (_, response), hidden, reading in zip(inputs, prompts, said, cut, readings, strict=True):
+    packed = pack(inputs)
+    reading = whole.read(packed, 1)
+    cut = model.family.load_model(model.info, 1, torch.float32, "cpu")
+    assert torch.equal(reading.hidden, cut.hidden_states(packed))
+    for each, prompt, (_, response), likely in zip(inputs, prompts, said, reading.log_probabilities, strict=True):
         length, start = len(each.input_ids), len(each.input_ids) - each.n_response
         assert prompt.n_response == 0
         assert each.input_ids[:start].tolist() == prompt.input_ids[:start].tolist()
         assert start >= len(prompt.input_ids) - 1  # the template's last character may join the response's first token
         assert response in model.builder.decode(each.input_ids[start:])
-        assert torch.equal(reading.hidden, hidden)
         logits = model.run(each)[0].logits[0].double()
         expected = [logits[at - 1].log_softmax(-1)[each.input_ids[at]].item() for at in range(start, length)]
-        assert reading.log_probabilities.tolist() == pytest.approx(expected, abs=2e-5)
+        assert likely.tolist() == pytest.approx(expected, abs=2e-5)
 
 
 def test_answers_are_the_likeliest_tokens_one_after_another_whatever_the_batch(seeing):

@@ -7,6 +7,7 @@ import torch
 
 from curate.errors import ConfigurationError
 from curate.models import inspect_model
+from curate.models.packing import pack
 from tests.models.small import SIDE, picture, write_llava, write_tokenizer
 
 
@@ -46,7 +47,7 @@ def test_a_model_that_keeps_the_cls_token_has_one_image_token_more(tmp_path):
     inputs = builder.build_document([picture(50, 40), picture(60, 60)])
     assert int(inputs.is_image.sum()) == 2 * (SIDE**2 + 1)
     cut = info.family.load_model(info, 0, torch.float32, "cpu")
-    assert len(cut.hidden_states([inputs])[0]) == len(inputs.input_ids)
+    assert len(cut.hidden_states(pack([inputs]))) == len(inputs.input_ids)
 
 
 def test_folders_that_are_no_whole_model_are_refused(tmp_path):

@@ -23,6 +23,7 @@ from curate import demo
 from curate.errors import ConfigurationError, DataError, ImageShape, ReservedToken, TooLong
 from curate.models import inspect_model
 from curate.models.loading import device_map
+from curate.models.packing import pack
 
 BACKBONES = {"mistral": MistralConfig, "llama": LlamaConfig, "qwen2": Qwen2Config}
 PINPOINTS = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
@@ -113,9 +114,9 @@ def test_hidden_states_are_the_whole_models_bit_for_bit(folder, hook_layer):
             ).hidden_states
         # The last entry is after the final norm; a hook on the block gives what is before it.
         if hook_layer + 1 < len(expected) - 1:
-            assert torch.equal(cut.hidden_states([inputs])[0], expected[hook_layer + 1][0])
+            assert torch.equal(cut.hidden_states(pack([inputs])), expected[hook_layer + 1][0])
         else:
-            assert torch.equal(cut.hidden_states([inputs])[0], last_block_output(whole, inputs))
+            assert torch.equal(cut.hidden_states(pack([inputs])), last_block_output(whole, inputs))
 
 
 def last_block_output(whole, inputs) -> torch.Tensor:
@@ -132,12 +133,14 @@ def last_block_output(whole, inputs) -> torch.Tensor:
     return output.reshape(-1, output.shape[-1])
 
 
-def test_padding_in_a_batch_does_not_reach_real_tokens(folder):
+def test_samples_that_are_packed_do_not_see_each_other(folder):
     info = inspect_model(str(folder))
     cut, builder = info.family.load_model(info, 2, torch.float32, "cpu"), info.family.load_builder(info)
     samples = [builder.build(picture(40 + 20 * i, 60, i), "q" * (1 + 9 * i), "a" * (30 - i)) for i in range(6)]
-    for alone, together in zip(samples, cut.hidden_states(samples), strict=True):
-        torch.testing.assert_close(together, cut.hidden_states([alone])[0], atol=1e-5, rtol=1e-5)
+    packed = pack(samples)
+    together = cut.hidden_states(packed)
+    for sample, places in zip(samples, packed.places, strict=True):
+        torch.testing.assert_close(together[places], cut.hidden_states(pack([sample])), atol=1e-5, rtol=1e-5)
 
 
 def independent_image_tokens(width: int, height: int) -> int:
@@ -173,7 +176,7 @@ def test_image_tokens_of_fifty_sizes_equal_an_independent_count_newlines_include
             continue
         inputs = builder.build(picture(*size), "q", None)
         assert int(inputs.is_image.sum()) == independent_image_tokens(*size), size
-        assert len(cut.hidden_states([inputs])[0]) == len(inputs.input_ids)
+        assert len(cut.hidden_states(pack([inputs]))) == len(inputs.input_ids)
         # One run of image tokens: the template's single placeholder.
         assert inputs.is_image.int().diff().count_nonzero() == 2
 

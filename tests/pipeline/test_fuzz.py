@@ -29,7 +29,7 @@ SHARE = st.floats(0, 1)
 PARAMETERS = st.builds(
     ScoringParameters,
     metrics=st.lists(st.sampled_from(list(METRICS)), min_size=1, unique=True).map(tuple),
-    text=st.sampled_from(("prompt", "prompt+chosen", "prompt+rejected")),
+    text=st.sampled_from(("prompt", "prompt+chosen", "prompt+rejected", "both")),
     hook_layer=st.integers(0, 100),
     batch_size=COUNT,
     delta=st.floats(0, 1e300),

@@ -7,20 +7,20 @@ from curate.pipeline.meter import Meter, Work, throughput
 
 
 def test_figures_are_those_of_the_work():
-    one = Work(batches=2, samples=30, tokens=600, padding_tokens=200, busy_seconds=3, idle_seconds=1, queued_seconds=9)
-    two = Work(batches=1, samples=10, tokens=300, padding_tokens=100, busy_seconds=3, idle_seconds=1, queued_seconds=11)
+    one = Work(batches=2, samples=30, tokens=600, shared_tokens=200, busy_seconds=3, idle_seconds=1, queued_seconds=9)
+    two = Work(batches=1, samples=10, tokens=300, shared_tokens=100, busy_seconds=3, idle_seconds=1, queued_seconds=11)
     found = throughput(one + two, seconds=10.0, quarantined=7)
     assert (found.samples, found.tokens, found.quarantined) == (40, 900, 7)
     assert (found.samples_per_second, found.tokens_per_second) == (4.0, 90.0)
-    assert found.padding_share == 0.25
+    assert found.shared_share == 0.25
     assert found.busy_share == 0.75
     assert found.queued_batches == 2.0
     nothing = throughput(Work(), seconds=1.0, quarantined=0)
-    assert (nothing.padding_share, nothing.busy_share) == (0.0, 0.0)
+    assert (nothing.shared_share, nothing.busy_share) == (0.0, 0.0)
 
 
 def test_a_batch_is_measured_from_its_preparation_to_its_end(demo_prepared, monkeypatch):
-    clock, counted = iter((100.0, 103.0, 110.0)), {}
+    clock, counted = iter((100.0, 103.0, 110.0, 110.0, 110.0, 110.0)), {}
     monkeypatch.setattr(meter.time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(meter.time, "time", lambda: 50.0)
 
@@ -32,11 +32,14 @@ def test_a_batch_is_measured_from_its_preparation_to_its_end(demo_prepared, monk
             counted[self.name, tags["stage"]] = amount
 
     monkeypatch.setattr(meter, "Counter", Counter)
-    batch = demo_prepared[:3]
+    batch = [*demo_prepared[:2], demo_prepared[0]]
     lengths = np.array([len(sample.inputs.input_ids) for sample in batch])
-    with Meter("score").batch(batch, prepared_at=46.0, padded=True) as done:
+    with Meter("score").batch(batch, prepared_at=46.0, together=True) as done:
         pass
-    padding = 3 * lengths.max() - lengths.sum()
-    assert done == [Work(1, 3, lengths.sum(), padding, 7.0, 3.0, 4.0)]
-    assert counted["curate_tokens", "score"] == lengths.sum()
-    assert counted["curate_padding_tokens", "score"] == padding > 0
+    shared = len(batch[0].inputs.input_ids)
+    assert done == [Work(1, 3, lengths.sum() - shared, shared, 7.0, 3.0, 4.0)]
+    assert counted["curate_tokens", "score"] == lengths.sum() - shared
+    assert counted["curate_shared_tokens", "score"] == shared > 0
+    with Meter("score").batch(batch, prepared_at=46.0, together=False) as done:
+        pass
+    assert (done[0].tokens, done[0].shared_tokens) == (lengths.sum(), 0)

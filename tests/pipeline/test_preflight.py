@@ -17,6 +17,7 @@ from curate.pipeline.cluster import places, prepare_workers, shortage
 from curate.pipeline.job import ScoreJob, plan
 from curate.pipeline.preflight import examine
 from curate.pipeline.probe import probe
+from curate.scoring.memory import batch_tokens
 from curate.scoring.scorer import Scorer
 from tests.hostile import write_broken_table
 
@@ -120,7 +121,10 @@ def test_the_parameters_that_are_loaded_are_counted(the_plan, demo_cut):
 def test_a_batch_that_does_not_fit_is_told_of(the_plan, monkeypatch):
     score = Scorer.score
 
+    tokens: list[int] = []
+
     def small_device(self, batch):
+        tokens.append(batch_tokens(batch))
         if len(batch) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return score(self, batch)
@@ -129,6 +133,8 @@ def test_a_batch_that_does_not_fit_is_told_of(the_plan, monkeypatch):
     monkeypatch.setattr(Scorer, "score", small_device)
     measured = probe(the_plan, range(16), actors_here=1)
     assert not measured.batch_fits
+    # Sixteen samples over and over, and still a whole batch's work.
+    assert 0.9 * the_plan.job.parameters.batch_size < tokens[0] <= the_plan.job.parameters.batch_size
     [split, _] = preflight._memory(the_plan, measured)
     assert split.state == "warn"
     assert "--batch-size 8,192 tokens does not fit, and is split each time: lower it" in split.text

@@ -11,6 +11,7 @@ from curate import demo
 from curate.datasets import DatasetSpec
 from curate.errors import ConfigurationError, RunStopped
 from curate.manifest.record import MANIFEST, QUARANTINE, read_record
+from curate.manifest.select import SelectJob, read_selection, select
 from curate.manifest.verify import verify_run
 from curate.metrics import DEFAULT_METRICS
 from curate.models import ModelSpec
@@ -52,6 +53,29 @@ def test_real_photographs_are_scored_whole(real_data, tmp_path):
     assert sorted(manifest["source_row"].to_pylist()) == list(range(87))
     assert len(set(manifest["sample_id"].to_pylist())) == 87
     assert any("toy world" in note for note in record.notes)
+
+
+def test_both_responses_are_scored_in_one_run_with_the_weights_of_the_chosen(demo_run, tmp_path):
+    """The chosen response's columns are those of a run of its own, byte by byte but for float noise."""
+    folder, _, _ = demo_run
+    parameters = {"text": "both", "metrics": ("cosine", "l0", "margin", "ifd"), **FEW}
+    dataset = DatasetSpec(limit=60)
+    record, _ = run(tmp_path / "both", dataset, **SMALL, parameters=parameters, weights=str(folder))
+    assert [check for check in verify_run(tmp_path / "both") if not check.ok] == []
+    assert record.metrics == ["cosine", "l0", "margin", "ifd", "cosine_rejected", "l0_rejected"]
+    assert 0.3 < record.throughput["score"].shared_share < 0.7
+    both = pq.read_table(tmp_path / "both" / MANIFEST).to_pylist()
+    assert [row["score"] for row in both] == [row["cosine"] for row in both]
+    chosen = {row["source_row"]: row for row in pq.read_table(folder / MANIFEST).to_pylist()}
+    for row in both:
+        noise = row["near_delta"] or row["near_switch"]
+        assert noise or row["cosine"] == pytest.approx(chosen[row["source_row"]]["cosine"], abs=1e-5)
+        assert noise or row["l0"] == pytest.approx(chosen[row["source_row"]]["l0"], abs=1e-5)
+    folder, _ = select(SelectJob(run=str(tmp_path / "both"), by="cosine_rejected", ratio=0.5))
+    kept = set(read_selection(str(folder)).rows["source_row"].to_pylist())
+    best = sorted(both, key=lambda row: row["cosine_rejected"], reverse=True)
+    assert len(kept) == 30
+    assert {row["source_row"] for row in best if row["cosine_rejected"] > best[30]["cosine_rejected"]} <= kept
 
 
 def test_a_run_is_whole_and_its_record_says_what_it_was_made_from(demo_run):

@@ -9,7 +9,7 @@ from curate.datasets import DatasetSpec
 from curate.errors import RunStopped
 from curate.models import ModelSpec
 from curate.pipeline.job import ScoreJob, plan
-from curate.pipeline.transport import pack, unpack
+from curate.pipeline.transport import batch_from_bytes, batch_to_bytes
 from curate.pipeline.workers import BATCH, FAILURE, ROWS, PrepareWorker, ScoreActor, check, from_bytes
 from curate.scoring.parameters import ScoringParameters
 from tests.hostile import write_broken_table
@@ -25,7 +25,7 @@ def ranges(*bounds):
 
 
 def test_a_batch_travels_unchanged(demo_prepared):
-    for sent, received in zip(demo_prepared[:7], unpack(pack(demo_prepared[:7])), strict=True):
+    for sent, received in zip(demo_prepared[:7], batch_from_bytes(batch_to_bytes(demo_prepared[:7])), strict=True):
         assert (sent.sample_id, sent.source_row, sent.quality) == (
             received.sample_id,
             received.source_row,
@@ -40,11 +40,11 @@ def test_a_batch_travels_unchanged(demo_prepared):
 
 def test_each_row_of_each_range_comes_out_once_and_batches_never_cross_ranges(tmp_path):
     expected = write_broken_table(tmp_path / "data", rows=60, broken=27)
-    the_plan = make_plan(tmp_path, DatasetSpec(name=str(tmp_path / "data")), batch_size=900)
+    the_plan = make_plan(tmp_path, DatasetSpec(name=str(tmp_path / "data")), batch_size=700)
     prepared = list(PrepareWorker(the_plan, the_plan.dataset, "score")(ranges((0, 25), (25, 60))))
     for block in prepared:
         if block["kind"] == [BATCH]:
-            rows = [sample.source_row for sample in unpack(block["payload"][0])]
+            rows = [sample.source_row for sample in batch_from_bytes(block["payload"][0])]
             start = block["start"][0]
             assert all((row < 25) == (start == 0) for row in rows)
     assert sum(block["kind"] == [BATCH] for block in prepared) > 4

@@ -325,7 +325,7 @@ def test_a_release_without_that_sae_is_refused():
 @pytest.mark.parametrize("sae", list(configs())[:5], ids=lambda sae: sae.cfg.architecture())
 def test_where_none_is_near_switching_no_noise_of_that_size_switches_any(tmp_path, sae):
     dictionary = load_dictionary(inspect_dictionary(str(saved(tmp_path, sae))))
-    pre = dictionary.pre_activations(HIDDEN[:3])
+    pre = dictionary.affine(dictionary.normalized(HIDDEN[:3]))
     active = dictionary.activations(pre) > 0
     # Gated magnitudes change by up to exp(r_mag) times as much as the gate does.
     reach = 0.05 if sae.cfg.architecture() == "gated" else 0.49

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from curate.manifest.rows import QuarantineRow, ScoredRow
-from curate.models.family import ModelInputs
-from curate.scoring.memory import FittingScorer
-from curate.scoring.prepare import Prepared, padded_tokens
+from curate.models.inputs import ModelInputs
+from curate.scoring.memory import FittingScorer, batch_tokens
+from curate.scoring.prepare import Prepared
 
 
 @dataclass
@@ -19,8 +19,8 @@ class Device:
     tried: list[int] = field(default_factory=list)
 
     def score(self, batch) -> list[ScoredRow]:
-        self.tried.append(padded_tokens(batch))
-        if padded_tokens(batch) > self.room:
+        self.tried.append(batch_tokens(batch))
+        if batch_tokens(batch) > self.room:
             torch.empty(2**50)
         return [ScoredRow(s.sample_id, s.source_row, {}, 1, 1, False, 0, None, []) for s in batch]
 

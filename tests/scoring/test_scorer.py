@@ -1,6 +1,7 @@
 """Scores of real inputs against the brute-force oracle, and against themselves in other batches."""
 
 import random
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -11,9 +12,13 @@ from transformers import LlavaNextForConditionalGeneration
 from curate import demo
 from curate.datasets import DatasetSpec, open_dataset
 from curate.manifest.rows import QuarantineRow, ScoredRow
+from curate.metrics.parameters import MetricParameters
 from curate.models import inspect_model
 from curate.models.family import Reading
-from curate.pipeline.transport import pack, unpack
+from curate.models.packing import pack
+from curate.pipeline.transport import batch_from_bytes, batch_to_bytes
+from curate.sae import firing
+from curate.scoring.memory import batch_tokens
 from curate.scoring.parameters import ScoringParameters
 from curate.scoring.prepare import Prepared, prepare, token_batches
 from curate.scoring.scorer import Scorer
@@ -34,21 +39,21 @@ def scored(samples, cut, dictionary, budget=8192, **parameters) -> list[ScoredRo
 
 def weights_of(samples, cut, dictionary, settings, budget=8192):
     rows = [sample.source_row for sample in samples]
-    first_pass = WeightsPass(cut, dictionary, settings.top_k, rows, context=4096)
+    first_pass = WeightsPass(cut, dictionary, settings, rows, context=4096)
     for batch in token_batches(samples, budget):
         for sample in batch:
             first_pass.add(sample)
-    return first_pass.weights(settings.weight_rule)
+    return first_pass.weights()
 
 
 def test_feature_weights_are_the_same_bits_in_whatever_order_samples_come(demo_prepared, demo_cut, demo_dictionary):
     found = []
     for seed in range(4):
         order = random.Random(seed).sample(range(40), 40)
-        first_pass = WeightsPass(demo_cut, demo_dictionary, 5, range(200), context=4096)
+        first_pass = WeightsPass(demo_cut, demo_dictionary, MetricParameters(), range(200), context=4096)
         for place in order:
             first_pass.add(demo_prepared[place])
-        found.append(first_pass.weights("per-modality").weight)
+        found.append(first_pass.weights().weight)
     assert found[0].count_nonzero() > 50
     assert all(torch.equal(found[0], other) for other in found[1:])
 
@@ -65,6 +70,11 @@ def truth(samples):
     """The whole model's hidden states, their activations and modality, in NumPy."""
     hidden = oracle.full_hidden_states(demo.MODEL, [sample.inputs for sample in samples], demo.HOOK_LAYER)
     return hidden, [oracle.encode(demo.SAE, h) for h in hidden], [s.inputs.is_image.numpy() for s in samples]
+
+
+def carried(batch):
+    """As it comes to a scoring actor."""
+    return batch_from_bytes(batch_to_bytes(batch))
 
 
 def noise_may_decide(row: ScoredRow, metric: str) -> bool:
@@ -136,10 +146,33 @@ def test_batch_budget_changes_neither_weights_nor_scores(samples, demo_cut, demo
     same_scores(rows, expected)
 
 
-def test_chunks_of_tokens_do_not_change_scores(monkeypatch, demo_prepared, demo_cut, demo_dictionary):
-    whole = scored(demo_prepared[:20], demo_cut, demo_dictionary)
-    monkeypatch.setattr("curate.scoring.scorer.CHUNK_ELEMENTS", demo_dictionary.d_sae * 7)
-    same_scores(scored(demo_prepared[:20], demo_cut, demo_dictionary), whole)
+def test_blocks_of_activations_change_neither_weights_nor_scores(monkeypatch, demo_prepared, demo_cut, demo_dictionary):
+    samples, settings = demo_prepared[:20], ScoringParameters(hook_layer=demo.HOOK_LAYER)
+    weights = weights_of(samples, demo_cut, demo_dictionary, settings).weight
+    whole = scored(samples, demo_cut, demo_dictionary)
+    monkeypatch.setattr(firing, "BLOCK_ELEMENTS", {"cpu": 3000})
+    monkeypatch.setattr(firing, "MOST_TOKENS", 40)
+    assert len(list(firing.blocks(demo_dictionary, 70))) > 10
+    torch.testing.assert_close(weights_of(samples, demo_cut, demo_dictionary, settings).weight, weights)
+    same_scores(scored(samples, demo_cut, demo_dictionary), whole)
+
+
+@pytest.mark.parametrize("architecture", ["standard", "topk", "gated"])
+def test_other_architectures_score_as_all_activations_at_once_say(
+    demo_prepared, demo_cut, demo_dictionary, architecture
+):
+    shapes = {"magnitude_scale": torch.ones(768) * 2, "magnitude_shift": torch.linspace(-1, 1, 768)}
+    extra = {"topk": {"k": 12}, "gated": shapes}.get(architecture, {})
+    dictionary = replace(demo_dictionary, architecture=architecture, threshold=None, **extra)
+    weights = torch.linspace(-1, 1, 768, dtype=torch.float64)
+    scorer = Scorer(demo_cut, dictionary, ScoringParameters(hook_layer=demo.HOOK_LAYER), weights)
+    for sample, row in zip(demo_prepared[:10], scorer.score(demo_prepared[:10]), strict=True):
+        assert isinstance(row, ScoredRow)
+        z = dictionary.encode(demo_cut.hidden_states(pack([sample.inputs]))).numpy()
+        features = oracle.cooccurring(z, sample.inputs.is_image.numpy(), DELTA)
+        assert row.scores["l0"] == pytest.approx(oracle.l0(z), abs=1e-5) or row.near_switch
+        assert row.scores["cooccurrence"] == len(features) or row.near_delta
+        assert row.scores["cosine"] == pytest.approx(float(weights[features].sum()), abs=1e-6) or row.near_delta
 
 
 def test_quality_labels_do_not_reach_any_score(demo_prepared, demo_cut, demo_dictionary):
@@ -151,12 +184,14 @@ def test_quality_labels_do_not_reach_any_score(demo_prepared, demo_cut, demo_dic
 
 
 def test_a_sample_that_is_not_finite_is_quarantined_alone(demo_prepared, demo_cut, demo_dictionary):
+    marked = demo_prepared[1].inputs.input_ids
+
     class Poisoned:
-        def hidden_states(self, batch):
-            states = [state.clone() for state in demo_cut.hidden_states(batch)]
-            for inputs, state in zip(batch, states, strict=True):
-                if inputs is demo_prepared[1].inputs:
-                    state[3, 4] = float("inf")
+        def hidden_states(self, packed):
+            states = demo_cut.hidden_states(packed).clone()
+            for places in packed.places:
+                if torch.equal(packed.input_ids[places], marked):
+                    states[places[3], 4] = float("inf")
             return states
 
     settings = ScoringParameters(hook_layer=demo.HOOK_LAYER, metrics=("l0", "cooccurrence"))
@@ -164,7 +199,7 @@ def test_a_sample_that_is_not_finite_is_quarantined_alone(demo_prepared, demo_cu
     assert [type(row) for row in rows] == [ScoredRow, QuarantineRow, ScoredRow]
     assert isinstance(rows[1], QuarantineRow)
     assert (rows[1].error, rows[1].stage, rows[1].sample_id) == ("NonFinite", "score", demo_prepared[1].sample_id)
-    first_pass = WeightsPass(Poisoned(), demo_dictionary, 5, [s.source_row for s in demo_prepared[:3]], 4096)
+    first_pass = WeightsPass(Poisoned(), demo_dictionary, settings, [s.source_row for s in demo_prepared[:3]], 4096)
     for sample in demo_prepared[:3]:
         first_pass.add(sample)
     assert first_pass.n_samples == 2
@@ -175,23 +210,23 @@ def test_batches_keep_the_budget_and_the_order(demo_prepared):
         batches = list(token_batches(demo_prepared, budget))
         assert [sample for batch in batches for sample in batch] == demo_prepared
         for batch in batches:
-            longest = max(len(sample.inputs.input_ids) for sample in batch)
-            assert len(batch) == 1 or longest * len(batch) <= budget
+            assert len(batch) == 1 or sum(len(sample.inputs.input_ids) for sample in batch) <= budget
 
 
+@pytest.mark.parametrize("text", ["prompt+chosen", "prompt", "prompt+rejected", "both"])
 def test_metrics_of_likelihood_equal_the_whole_models_losses_and_change_nothing_else(
-    demo_builder, demo_cut, demo_dictionary
+    demo_builder, demo_cut, demo_dictionary, text
 ):
     """In a batch of several, through a packed batch, against transformers' own logits of each text alone."""
     dataset = open_dataset(DatasetSpec(limit=24))
     names = ("cosine", "l0", "ifd", "margin", "loglik", "length")
-    settings = ScoringParameters(hook_layer=demo.HOOK_LAYER, metrics=names)
+    settings = ScoringParameters(hook_layer=demo.HOOK_LAYER, metrics=names, text=text)
     prepared = list(prepare(dataset.samples(range(24)), demo_builder, settings.text, settings.likelihood_of))
     info = inspect_model(str(demo.MODEL))
     read = partial(info.family.load_whole(info, torch.float32, "cpu").read, hook_layer=demo.HOOK_LAYER)
     weights = weights_of(prepared, demo_cut, demo_dictionary, settings).weight
     scorer = Scorer(None, demo_dictionary, settings, weights, read)
-    rows = [row for batch in token_batches(prepared, 2000) for row in scorer.score(unpack(pack(batch)))]
+    rows = [row for batch in token_batches(prepared, 2000) for row in scorer.score(carried(batch))]
     lower = Scorer(demo_cut, demo_dictionary, settings.model_copy(update={"metrics": ("cosine", "l0")}), weights)
     whole = LlavaNextForConditionalGeneration.from_pretrained(demo.MODEL, dtype=torch.float32).eval()
 
@@ -215,17 +250,59 @@ def test_metrics_of_likelihood_equal_the_whole_models_losses_and_change_nothing_
         assert row.scores["ifd"] == pytest.approx(with_image / alone, abs=1e-5)
         assert row.scores["margin"] == pytest.approx(other - with_image, abs=1e-5)
         assert row.scores["length"] == row.n_text_tokens == below.n_text_tokens
-        assert {name: row.scores[name] for name in ("cosine", "l0")} == below.scores
+        assert {name: row.scores[name] for name in below.scores} == below.scores
 
 
 def test_a_likelihood_that_is_not_finite_quarantines_its_sample_alone(demo_prepared, demo_cut, demo_dictionary):
-    def read(batch):
-        return [
-            Reading(hidden, torch.full((3,), float("-inf") if inputs is demo_prepared[1].inputs else -1.0))
-            for inputs, hidden in zip(batch, demo_cut.hidden_states(batch), strict=True)
-        ]
+    def read(packed):
+        likely = [torch.full((3,), float("-inf") if index == 1 else -1.0) for index in range(3)]
+        return Reading(demo_cut.hidden_states(packed), likely)
 
     settings = ScoringParameters(hook_layer=demo.HOOK_LAYER, metrics=("loglik",))
     rows = Scorer(None, demo_dictionary, settings, None, read).score(demo_prepared[:3])
     assert [type(row) for row in rows] == [ScoredRow, QuarantineRow, ScoredRow]
     assert "loglik" in rows[1].reason
+
+
+@pytest.mark.parametrize("budget", [1, 8192])
+def test_both_is_the_two_texts_scored_apart(demo_builder, demo_cut, demo_dictionary, budget):
+    """The columns of the chosen text, and those of the rejected one, are those of runs of their own."""
+    dataset = open_dataset(DatasetSpec(limit=40))
+
+    def rows(text, weights) -> list[ScoredRow]:
+        settings = ScoringParameters(
+            hook_layer=demo.HOOK_LAYER, metrics=("cosine", "l0", "cooccurrence", "length", "random"), text=text
+        )
+        prepared = list(prepare(dataset.samples(range(40)), demo_builder, text))
+        scorer = Scorer(demo_cut, demo_dictionary, settings, weights)
+        found = [row for batch in token_batches(prepared, budget) for row in scorer.score(carried(batch))]
+        assert all(tuple(row.scores) == settings.columns for row in found)
+        return found
+
+    weights = torch.linspace(-1, 1, demo_dictionary.d_sae, dtype=torch.float64)
+    both, chosen, rejected = (rows(text, weights) for text in ("both", "prompt+chosen", "prompt+rejected"))
+    different = 0
+    for row, one, other in zip(both, chosen, rejected, strict=True):
+        assert (row.n_text_tokens, row.n_image_tokens) == (one.n_text_tokens, one.n_image_tokens)
+        assert [feature for feature, _ in row.top_features] == [feature for feature, _ in one.top_features]
+        for name, value in one.scores.items():
+            assert row.scores[name] == pytest.approx(value, abs=1e-5) or noise_may_decide(row, name)
+        for name in ("cosine", "l0", "cooccurrence"):
+            assert row.scores[f"{name}_rejected"] == pytest.approx(other.scores[name], abs=1e-5) or noise_may_decide(
+                row, name
+            )
+        assert not {"length_rejected", "random_rejected"} & set(row.scores)
+        different += row.scores["cosine"] != row.scores["cosine_rejected"]
+    assert different > 15
+
+
+def test_samples_about_one_image_score_as_they_do_apart(demo_builder, demo_cut, demo_dictionary):
+    """Questions and responses of all samples, about the image of the first: in one batch, and one by one."""
+    found = [sample for _, sample in open_dataset(DatasetSpec(limit=12)).samples(range(12))]
+    about_one = [(row, replace(sample, image=found[0].image)) for row, sample in enumerate(found)]
+    prepared = [each for each in prepare(about_one, demo_builder, "both") if isinstance(each, Prepared)]
+    settings = ScoringParameters(hook_layer=demo.HOOK_LAYER, text="both")
+    scorer = Scorer(demo_cut, demo_dictionary, settings, torch.ones(demo_dictionary.d_sae, dtype=torch.float64))
+    assert batch_tokens(prepared) < 0.55 * sum(map(len, prepared))
+    together = scorer.score(batch_from_bytes(batch_to_bytes(prepared)))
+    same_scores(together, [row for sample in prepared for row in scorer.score([sample])])
