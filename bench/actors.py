@@ -128,7 +128,8 @@ def loop(job: ScoreJob, part: int, parts: int) -> Trial:
     for start in range(part * share, (part + 1) * share, job.shard_rows):
         samples = the_plan.dataset.samples(range(start, start + job.shard_rows))
         prepared = timed(prepare(samples, builder, job.parameters.text))
-        for batch in token_batches((s for s in prepared if isinstance(s, Prepared)), job.parameters.batch_size):
+        budget = job.parameters.tokens_per_pass(the_plan.device)
+        for batch in token_batches((s for s in prepared if isinstance(s, Prepared)), budget):
             rows = scorer.score(batch)
             arrivals.append((time.time(), len(rows)))
     return Trial(begun, time.time(), arrivals, preparing)

@@ -79,7 +79,6 @@ def curves(setting: Setting, scratch: Path, rounds: int) -> list[Curve]:
         samples = [text(size, row) for row in range(2)]
         return lambda: scored(setting, samples)
 
-    @torch.inference_mode()
     def bare(size: int) -> Callable[[], object]:
         samples = [pack([text(size, row).inputs]) for row in range(2)]
         return lambda: [setting.cut.hidden_states(packed) for packed in samples]

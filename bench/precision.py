@@ -38,7 +38,7 @@ def scored(dtype: torch.dtype, samples: list[Prepared], device: str) -> tuple[li
     found = weights.weights()
     scorer = Scorer(cut, dictionary, parameters, found.weight)
     begun = time.perf_counter()
-    rows = [row for batch in token_batches(samples, parameters.batch_size) for row in scorer.score(batch)]
+    rows = [row for batch in token_batches(samples, parameters.tokens_per_pass(device)) for row in scorer.score(batch)]
     seconds = time.perf_counter() - begun
     assert all(isinstance(row, ScoredRow) for row in rows)
     return [row for row in rows if isinstance(row, ScoredRow)], found.weight.cpu().numpy(), seconds

@@ -42,7 +42,7 @@ from curate.scoring.scorer import Scorer
 from curate.scoring.weights_pass import WeightsPass
 
 PUBLISHED, FIRST, CURATE, LIMIT = "published procedure", "first version", "curate, in process", "limit"
-WEIGHTS, CHOSEN, BOTH = "curate, feature weights", "prompt+chosen, 100 tokens", "both, 100 tokens each"
+WEIGHTS, CHOSEN, BOTH = "curate, feature weights", "prompt+chosen", "both"
 TOP, RESPONSE = 50, 100
 RAY_SAMPLES = 24
 REAL_HOOK_LAYER, REAL_D_MODEL, REAL_D_SAE = 16, 4096, 65_536
@@ -126,7 +126,11 @@ def scored(setting: Setting, samples: Sequence[Prepared], text: Text = "prompt+c
     """As curate scores them, in this process."""
     parameters = setting.parameters.model_copy(update={"text": text})
     scorer = Scorer(setting.cut, setting.dictionary, parameters, setting.weights)
-    return [row for batch in token_batches(samples, parameters.batch_size) for row in scorer.score(batch)]
+    return [
+        row
+        for batch in token_batches(samples, parameters.tokens_per_pass(setting.device))
+        for row in scorer.score(batch)
+    ]
 
 
 def weighed(setting: Setting) -> WeightsPass:
@@ -248,7 +252,21 @@ def shares(setting: Setting) -> dict[str, float]:
     ):
         scored(setting, setting.samples)
     whole = _now(setting.device) - start
-    return {**found, "metrics and the rest": whole - sum(found.values())}
+    return {**found, "metrics, packing and the rest": whole - sum(found.values())}
+
+
+def _preparation(setting: Setting) -> float:
+    """Seconds that one thread takes to decode, tile and tokenize the samples."""
+    info = inspect_model(str(setting.folder / "model"))
+    builder = info.family.load_builder(info)
+    data = open_dataset(DatasetSpec(name=str(setting.folder / "data" / "samples.parquet")))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    begun = time.perf_counter()
+    list(prepare(data.samples(range(len(data))), builder, "prompt+chosen"))
+    taken = time.perf_counter() - begun
+    torch.set_num_threads(threads)
+    return taken
 
 
 def utilisation(setting: Setting, seconds: float) -> tuple[float, float]:
@@ -266,9 +284,10 @@ def utilisation(setting: Setting, seconds: float) -> tuple[float, float]:
     return counter.get_total_flops() / seconds / rate, rate
 
 
-def peak_memory(folder: Path, device: str, name: str) -> int:
+def peak_memory(folder: Path, device: str, name: str, batch_size: int | None) -> int:
     """Bytes at the peak of a process that does nothing else."""
     command = [sys.executable, "-m", "bench.score", "--folder", str(folder), "--memory-of", name, "--device", device]
+    command += ["--batch-size", str(batch_size)] if batch_size else []
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return int(output.splitlines()[-1])
 
@@ -289,12 +308,16 @@ def report(setting: Setting, rounds: int, padded_batch: int) -> dict[str, Any]:
     """The first table and what follows from it."""
     from transformers import LlavaNextForConditionalGeneration
 
-    whole: Any = LlavaNextForConditionalGeneration.from_pretrained(setting.folder / "model", dtype=setting.dtype)
-    whole.eval().to(setting.device)
+    def whole(dtype: torch.dtype) -> Any:
+        loaded: Any = LlavaNextForConditionalGeneration.from_pretrained(setting.folder / "model", dtype=dtype)
+        return loaded.eval().to(setting.device)
+
+    in_float32 = whole(torch.float32)
+    first = in_float32 if setting.dtype == torch.float32 else whole(setting.dtype)
     chosen_only = [replace(sample, others={}) for sample in setting.equal]
     ways: dict[str, Callable[[], object]] = {
-        PUBLISHED: lambda: published(setting, whole),
-        FIRST: lambda: first_version(setting, whole, padded_batch),
+        PUBLISHED: lambda: published(setting, in_float32),
+        FIRST: lambda: first_version(setting, first, padded_batch),
         CURATE: lambda: scored(setting, setting.samples),
         LIMIT: lambda: limit(setting),
         WEIGHTS: lambda: weighed(setting),
@@ -309,7 +332,8 @@ def report(setting: Setting, rounds: int, padded_batch: int) -> dict[str, Any]:
     padding = 1 - tokens / sum(max(batch) * len(batch) for batch in batches)
     print(f"{n} samples, {tokens:,} tokens; medians of {rounds} rounds; the first version's padding {padding:.0%}\n")
     print("| | samples/s | tokens/s | × limit's throughput | from, to |\n|---|--:|--:|--:|--:|")
-    for name, times in seconds.items():
+    for name in (PUBLISHED, FIRST, CURATE, LIMIT, WEIGHTS):
+        times = seconds[name]
         ratios = [one / two for one, two in zip(seconds[LIMIT], times, strict=True)]
         rate = n / median[name]
         print(
@@ -319,12 +343,17 @@ def report(setting: Setting, rounds: int, padded_batch: int) -> dict[str, Any]:
     print()
     for name in (PUBLISHED, FIRST):
         print(f"- curate / {name}: {median[name] / median[CURATE]:.2f}")
-    print(f"- both / prompt+chosen, seconds: {median[BOTH] / median[CHOSEN]:.2f}")
+    ratios = [two / one for one, two in zip(seconds[CHOSEN], seconds[BOTH], strict=True)]
+    print(
+        f"- responses of {RESPONSE} tokens: both / prompt+chosen, seconds: {median[BOTH] / median[CHOSEN]:.2f} "
+        f"({min(ratios):.2f} to {max(ratios):.2f})"
+    )
     used, rate = utilisation(setting, median[CURATE])
     print(f"- operations of the limit in curate's time: {used:.0%} of a matrix product's {rate / 1e12:.2f} TFLOP/s")
     spent = shares(setting)
     whole_time = sum(spent.values())
     print("- curate's time: " + ", ".join(f"{name} {taken / whole_time:.0%}" for name, taken in spent.items()))
+    print(f"- preparation on a CPU, beside that: {_preparation(setting) / whole_time:.1%} of that time for one thread")
     hours = 1 / 3600 * median[CURATE] / n
     print(f"- hours at this rate: {40_000 * hours:,.1f} for 40,000 samples, {10_000_000 * hours:,.0f} for 10 million")
     return median
@@ -344,7 +373,7 @@ def main() -> None:
     arguments = parser.parse_args()
     device = arguments.device
     if arguments.memory_of:
-        print(_memory_of(load(arguments.folder, device), arguments.memory_of))
+        print(_memory_of(load(arguments.folder, device, arguments.batch_size), arguments.memory_of))
         return
     name = torch.cuda.get_device_name() if device == "cuda" else f"{os.cpu_count()} cores"
     print(f"{name}, torch {torch.__version__}, Python {platform.python_version()}")
@@ -359,7 +388,7 @@ def main() -> None:
                 (sized / part).symlink_to(folder / part)
             d_model, layer = (REAL_D_MODEL, REAL_HOOK_LAYER) if device == "cuda" else (llava.D_MODEL, llava.HOOK_LAYER)
             llava.write_sae(sized / "sae", d_model=d_model, d_sae=d_sae, hook_layer=layer)
-            peaks = {way: peak_memory(sized, device, way) for way in (CURATE, LIMIT)}
+            peaks = {way: peak_memory(sized, device, way, arguments.batch_size) for way in (CURATE, LIMIT)}
             print(
                 f"- peak memory at d_sae {d_sae:,}: curate {peaks[CURATE] / 1e6:,.0f} MB, limit "
                 f"{peaks[LIMIT] / 1e6:,.0f} MB, ratio {peaks[CURATE] / peaks[LIMIT]:.2f}"

@@ -83,7 +83,12 @@ def calibrate(
         str | None,
         typer.Option(help="Feature weights of a run; by default computed from the originals.", rich_help_panel=METRICS),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Tokens per forward pass.", rich_help_panel=RESOURCES)] = 8192,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens per forward pass; by default 8,192 on a GPU and 3,072 on a CPU.", rich_help_panel=RESOURCES
+        ),
+    ] = None,
     actors: Annotated[int, typer.Option(help="Scoring actors, each with a model.", rich_help_panel=RESOURCES)] = 1,
     address: Annotated[str | None, typer.Option(help="Running Ray cluster.", rich_help_panel=RESOURCES)] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a calibration that is there.")] = False,

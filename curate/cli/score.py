@@ -141,7 +141,12 @@ def score(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing run instead.", rich_help_panel=RUN)
     ] = False,
-    batch_size: Annotated[int, typer.Option(help="Tokens per forward pass.", rich_help_panel=RUN)] = 8192,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens per forward pass; by default 8,192 on a GPU and 3,072 on a CPU.", rich_help_panel=RUN
+        ),
+    ] = None,
     shard_rows: Annotated[
         int, typer.Option(help="Rows per range; batches never cross ranges.", rich_help_panel=RUN)
     ] = 512,

@@ -288,7 +288,8 @@ def _cluster(plan: Plan) -> Iterator[Finding]:
 
 def _memory(plan: Plan, measured: Probe) -> Iterator[Finding]:
     if not measured.batch_fits:
-        what = f"a batch of --batch-size {plan.job.parameters.batch_size:,} tokens does not fit, and is split each time"
+        budget = plan.job.parameters.tokens_per_pass(plan.device)
+        what = f"a batch of --batch-size {budget:,} tokens does not fit, and is split each time"
         yield Finding("memory", "warn", f"{what}: lower it")
     for memory in measured.memory:
         numbers = {"peak_bytes": memory.peak, "room_bytes": memory.room}

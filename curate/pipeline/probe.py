@@ -89,10 +89,11 @@ def probe(plan: Plan, positions: Sequence[int], actors_here: int) -> Probe:
     weights = torch.zeros(plan.sae.d_sae, dtype=torch.float64) if parameters.needs_weights else None
     scorer = load_scorer(plan, weights)
     fitting = FittingScorer(scorer)
-    full = next(token_batches(_again_and_again(samples), parameters.batch_size))
+    budget = parameters.tokens_per_pass(plan.device)
+    full = next(token_batches(_again_and_again(samples), budget))
     batch_fits = _fits(scorer, full)
     begun = time.monotonic()
-    for batch in token_batches(samples, parameters.batch_size):
+    for batch in token_batches(samples, budget):
         fitting.score(batch)
     score_seconds = _since(begun) / len(samples)
     weights_seconds = 0.0

@@ -104,14 +104,14 @@ class PrepareWorker:
             return plan.model.family.load_builder(model_here(plan.model, plan.job.model.name))
 
     def __call__(self, ranges: Columns) -> Iterator[Columns]:
-        builder, parameters = self.builder, self.plan.job.parameters
+        builder, budget = self.builder, self.plan.job.parameters.tokens_per_pass(self.plan.device)
         if isinstance(builder, Failure):
             yield builder.row()
             return
         for start, stop in zip(ranges["start"].tolist(), ranges["stop"].tolist(), strict=True):
             bad: list[QuarantineRow] = []
             samples = self._samples(builder, start, stop)
-            for batch in token_batches(_good(samples, bad), parameters.batch_size):
+            for batch in token_batches(_good(samples, bad), budget):
                 self.meter.count("prepared_batches")
                 yield row(start, BATCH, batch_to_bytes(batch))
             if bad:

@@ -8,6 +8,7 @@ from curate.metrics.parameters import MetricParameters
 from curate.scoring.prepare import SCORED, Text
 
 DEFAULT_TOP_FEATURES = 10
+BATCH_SIZE = {"cpu": 3072, "cuda": 8192}
 REJECTED = "_rejected"  # ends the name of a metric of the rejected response, where both are scored
 
 
@@ -25,7 +26,11 @@ class ScoringParameters(MetricParameters):
     hook_layer: int | None = Field(
         default=None, ge=0, description="features are read after this decoder block; by default as the SAE's file says"
     )
-    batch_size: int = Field(default=8192, ge=1, description="tokens per forward pass")
+    batch_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="tokens per forward pass; by default 8,192 on a GPU, and 3,072 on a CPU, where more are no faster",
+    )
     weight_samples: int = Field(default=1000, ge=1, description="samples that feature weights are computed from")
     top_features: int = Field(default=DEFAULT_TOP_FEATURES, ge=0, description="features listed with each sample")
 
@@ -41,6 +46,10 @@ class ScoringParameters(MetricParameters):
     @property
     def needs_weights(self) -> bool:
         return any(METRICS[name].needs == "weights" for name in self.metrics)
+
+    def tokens_per_pass(self, device: str) -> int:
+        """Tokens of a forward pass on a device."""
+        return BATCH_SIZE[device] if self.batch_size is None else self.batch_size
 
     @property
     def scored(self) -> tuple[Likely | None, ...]:
