@@ -304,7 +304,7 @@ def _memory_of(setting: Setting, name: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def report(setting: Setting, rounds: int, padded_batch: int) -> dict[str, Any]:
+def report(setting: Setting, rounds: int, padded_batch: int) -> None:
     """The first table and what follows from it."""
     from transformers import LlavaNextForConditionalGeneration
 
@@ -331,21 +331,20 @@ def report(setting: Setting, rounds: int, padded_batch: int) -> dict[str, Any]:
     batches = [lengths[start : start + padded_batch] for start in range(0, n, padded_batch)]
     padding = 1 - tokens / sum(max(batch) * len(batch) for batch in batches)
     print(f"{n} samples, {tokens:,} tokens; medians of {rounds} rounds; the first version's padding {padding:.0%}\n")
-    print("| | samples/s | tokens/s | × limit's throughput | from, to |\n|---|--:|--:|--:|--:|")
+    print("| | samples/s | tokens/s | × limit's throughput, median of rounds | from, to |\n|---|--:|--:|--:|--:|")
     for name in (PUBLISHED, FIRST, CURATE, LIMIT, WEIGHTS):
-        times = seconds[name]
-        ratios = [one / two for one, two in zip(seconds[LIMIT], times, strict=True)]
+        ratios = _ratios(seconds, LIMIT, name)
         rate = n / median[name]
         print(
-            f"| {name} | {rate:.3f} | {rate * tokens / n:,.0f} | {median[LIMIT] / median[name]:.2f} | "
+            f"| {name} | {rate:.3f} | {rate * tokens / n:,.0f} | {statistics.median(ratios):.2f} | "
             f"{min(ratios):.2f}, {max(ratios):.2f} |"
         )
     print()
     for name in (PUBLISHED, FIRST):
-        print(f"- curate / {name}: {median[name] / median[CURATE]:.2f}")
-    ratios = [two / one for one, two in zip(seconds[CHOSEN], seconds[BOTH], strict=True)]
+        print(f"- curate / {name}: {statistics.median(_ratios(seconds, name, CURATE)):.2f}")
+    ratios = _ratios(seconds, BOTH, CHOSEN)
     print(
-        f"- responses of {RESPONSE} tokens: both / prompt+chosen, seconds: {median[BOTH] / median[CHOSEN]:.2f} "
+        f"- responses of {RESPONSE} tokens: both / prompt+chosen, seconds: {statistics.median(ratios):.2f} "
         f"({min(ratios):.2f} to {max(ratios):.2f})"
     )
     used, rate = utilisation(setting, median[CURATE])
@@ -356,7 +355,11 @@ def report(setting: Setting, rounds: int, padded_batch: int) -> dict[str, Any]:
     print(f"- preparation on a CPU, beside that: {_preparation(setting) / whole_time:.1%} of that time for one thread")
     hours = 1 / 3600 * median[CURATE] / n
     print(f"- hours at this rate: {40_000 * hours:,.1f} for 40,000 samples, {10_000_000 * hours:,.0f} for 10 million")
-    return median
+
+
+def _ratios(seconds: dict[str, list[float]], one: str, other: str) -> list[float]:
+    """Seconds of one way over those of another, round by round, for the machine may change between rounds."""
+    return [mine / its for mine, its in zip(seconds[one], seconds[other], strict=True)]
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from curate.pipeline.connection import cluster_has_gpus
 from curate.pipeline.job import ScoreJob, inside
 from curate.pipeline.job import plan as plan_scoring
 from curate.pipeline.resources import cluster_address
+from curate.scoring.parameters import REJECTED
 from curate.storage import LocalFolder, Location, absolute, location
 from curate.training.job import FAMILIES, Method, TrainJob, TuningParameters, check_counts
 
@@ -73,7 +74,7 @@ class SweepJob(BaseModel):
     @field_validator("metrics")
     @classmethod
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if unknown := [name for name in names if name not in METRICS]:
+        if unknown := [name for name in names if name.removesuffix(REJECTED) not in METRICS]:
             raise ValueError(f"no metric {', '.join(unknown)}; there are: {', '.join(METRICS)}")
         return tuple(dict.fromkeys(names))
 
@@ -113,7 +114,7 @@ class SweepJob(BaseModel):
     def _fits_together(self) -> "SweepJob":
         if self.run is not None and self.score is not None:
             raise ValueError("--run: the data of a run are scored already; leave out what says how to score")
-        if self.score is not None and (other := set(self.metrics) - set(self.score.parameters.metrics)):
+        if self.score is not None and (other := set(self.metrics) - set(self.score.parameters.columns)):
             raise ValueError(f"score.parameters.metrics: {', '.join(sorted(other))} is swept over and not computed")
         if self.evaluation.model is None:
             raise ValueError("evaluation.answers: a sweep evaluates models")

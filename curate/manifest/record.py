@@ -88,6 +88,7 @@ class RunRecord(_Record):
     hook_layer: int
     delta: float
     top_k: int
+    batch_size: int = Field(description="tokens per forward pass")
     device: str
     dtype: str
     versions: dict[str, str]

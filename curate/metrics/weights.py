@@ -69,7 +69,7 @@ class TopTokens:
         Few of them are among the strongest once some tokens have passed, and only these cost more than a comparison.
 
         Args:
-            z: their activations, z ≥ 0; only positive and finite ones count.
+            z: their activations, z ≥ 0; only positive ones count, of float32's normal numbers.
             hidden: their hidden states at the hook layer.
             index: a number below 2³² for each token, ascending; the same token's in whatever worker.
             features: of which the activations are.

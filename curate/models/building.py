@@ -5,7 +5,7 @@ import hashlib
 import unicodedata
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from threading import Lock
 from typing import Any, Protocol
@@ -62,6 +62,7 @@ class Builder:
         processor: of a text model, its tokenizer.
         encode: the call of it.
         images: None for a text model, which leaves images out.
+        memory: of the last images; None for a text model.
         context: the most tokens that the model takes.
         bos_token_id, eos_token_id: the tokenizer's, if it has them.
         begins_with_bos: whether the tokenizer puts it before a text.
@@ -70,10 +71,11 @@ class Builder:
         longest_token: of the vocabulary, in characters.
     """
 
-    processor: Any = field(repr=False)
-    encode: Callable[..., Mapping[str, Any]] = field(repr=False)
+    processor: Any
+    encode: Callable[..., Mapping[str, Any]]
     turns: Turns
     images: Images | None
+    memory: "ImageMemory | None"
     context: int
     bos_token_id: int | None
     eos_token_id: int | None
@@ -151,8 +153,7 @@ class Builder:
             raise TooLong(f"{len(input_ids):,} tokens; the model's context holds {self.context:,}")
         if not len(input_ids):
             raise EmptyText("the text has no token")
-        alone = self.images is not None and len(images) == 1
-        image = self.processor.image_processor.preprocess.hash(images[0]) if alone else None
+        image = self.memory.hash(images[0]) if self.memory is not None and len(images) == 1 else None
         return ModelInputs(input_ids, is_image, tensors, image=image)
 
     def _encoded(self, text: str, **given: Any) -> Mapping[str, Any]:
@@ -202,6 +203,7 @@ def builder(
         encode=encode or processor,
         turns=turns,
         images=images,
+        memory=None if images is None else remember_images(processor.image_processor),
         context=info.context,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -227,7 +229,6 @@ def load_processor(kind: str, info: ModelInfo) -> tuple[Any, Any]:
     # A tokenizer or processor file may be missing, damaged, or need a library that is not there.
     except Exception as error:
         raise ConfigurationError(f"{info.path} has no whole processor: {first_line(error)}") from error
-    processor.image_processor.preprocess = ImageMemory(processor.image_processor.preprocess)
     if processor.image_token_id != config.image_token_id:
         raise ConfigurationError(
             f"{info.path}: {processor.image_token} is token {processor.image_token_id} for the tokenizer but "
@@ -271,6 +272,17 @@ class ImageMemory:
             digest.update(image.tobytes())
             last = self._last = (image, digest.hexdigest())
         return last[1]
+
+
+def remember_images(image_processor: Any) -> ImageMemory:
+    """Let an image processor remember. Its class changes, not its attributes, which are written where it is saved."""
+    memory, kind = ImageMemory(image_processor.preprocess), type(image_processor)
+
+    def preprocess(_self: Any, images: Any, *args: Any, **kwargs: Any) -> Any:
+        return memory(images, *args, **kwargs)
+
+    image_processor.__class__ = type(kind.__name__, (kind,), {"preprocess": preprocess, "__module__": kind.__module__})
+    return memory
 
 
 def template_owner(processor: Any) -> Any:

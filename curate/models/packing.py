@@ -6,9 +6,9 @@ of a shared beginning are computed once.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from typing import Any
 
@@ -182,7 +182,8 @@ def packed_arguments(packed: Packed, device: str) -> dict[str, Any]:
         # Returned as it is by transformers' own makers of masks. Were it ever used, no token would see another.
         "attention_mask": torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=device),
         "segments": packed.segments,
-        "masks": {},
+        # A function, for where a model is spread over several GPUs, dicts would be copied from layer to layer.
+        "mask_of": cache(_mask),
         "use_cache": False,
     }
 
@@ -196,7 +197,7 @@ def _attention(
     *,
     plain: str,
     segments: Sequence[Segment] | None = None,
-    masks: dict[Any, Tensor] | None = None,
+    mask_of: Callable[..., Tensor | None] | None = None,
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Float[Tensor, "1 tokens heads width"], None]:
@@ -210,18 +211,11 @@ def _attention(
     )
     if segments is None:
         return attend(module, query, key, value, attention_mask, sliding_window=sliding_window, **kwargs)
-    assert masks is not None, "segments without a place for their masks"
+    assert mask_of is not None, "segments without their masks"
     found = []
     for segment in segments:
         keys, values = (_together([each[:, :, part.tokens] for part in segment.path]) for each in (key, value))
-        mask = None
-        if eager or segment.before or (sliding_window is not None and len(segment) > sliding_window):
-            # The same in every layer with that window.
-            mask = masks.get((segment, sliding_window, query.device))
-            if mask is None:
-                mask = _visible(segment, sliding_window, query.device)
-                mask = torch.where(mask, 0.0, torch.finfo(query.dtype).min).to(query.dtype) if eager else mask
-                masks[segment, sliding_window, query.device] = mask
+        mask = mask_of(segment, sliding_window, query.device, query.dtype if eager else None)
         found.append(attend(module, query[:, :, segment.tokens], keys, values, mask, **kwargs)[0])
     return _together(found, dim=1), None
 
@@ -230,9 +224,21 @@ def _together(parts: Sequence[Tensor], dim: int = 2) -> Tensor:
     return torch.cat(list(parts), dim=dim) if len(parts) > 1 else parts[0]
 
 
-def _visible(segment: Segment, sliding_window: int | None, device: torch.device) -> Bool[Tensor, "1 1 segment text"]:
-    """Which tokens of its text, up to its end, each token of a segment sees."""
+def _mask(
+    segment: Segment, sliding_window: int | None, device: torch.device, dtype: torch.dtype | None
+) -> Tensor | None:
+    """Which tokens of its text, up to its end, each token of a segment sees: [1, 1, segment, text].
+
+    None where each sees all before it in the segment, which attention can do without a mask.
+
+    Args:
+        dtype: for a mask that is added to the logits of attention; the mask is boolean without.
+    """
+    if dtype is None and not segment.before and (sliding_window is None or len(segment) <= sliding_window):
+        return None
     n = sum(map(len, segment.path))
     distance = torch.arange(n - len(segment), n, device=device)[:, None] - torch.arange(n, device=device)
-    visible = distance >= 0 if sliding_window is None else (distance >= 0) & (distance < sliding_window)
+    visible = (distance >= 0) if sliding_window is None else (distance >= 0) & (distance < sliding_window)
+    if dtype is not None:
+        visible = torch.where(visible, 0.0, torch.finfo(dtype).min).to(dtype)
     return visible[None, None]

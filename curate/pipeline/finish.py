@@ -69,6 +69,7 @@ def _record(session: Session, totals: Totals, weights: WeightsRecord | None) -> 
         hook_layer=the_plan.hook_layer,
         delta=parameters.delta,
         top_k=parameters.top_k,
+        batch_size=parameters.tokens_per_pass(the_plan.device),
         device=session.device,
         dtype=str(the_plan.dtype).removeprefix("torch."),
         versions=versions(),

@@ -348,6 +348,7 @@ def inputs(the_plan: Plan) -> RunInputs:
         "given weights hash": None if the_plan.weights is None else the_plan.weights.sha256,
         **job.parameters.model_dump(mode="json"),
         "hook_layer": the_plan.hook_layer,
+        "batch_size": job.parameters.tokens_per_pass(the_plan.device),
         "shard rows": job.shard_rows,
         "device": the_plan.device,
         "dtype": str(the_plan.dtype).removeprefix("torch."),

@@ -118,7 +118,10 @@ class Scorer:
     def _row(
         self, sample: Prepared, texts: Sequence[Sequence[Part]], likelihood: Mapping[Likely, float]
     ) -> ScoredRow | QuarantineRow:
-        """The row of a sample, from the parts of each text that is scored; features are listed of the first."""
+        """The row of a sample, from the parts of each text that is scored.
+
+        Features are listed of the first; doubts, `near_delta` and `near_switch`, are of the one that has more.
+        """
         noise = torch.stack([part.noise for parts in texts for part in parts]).max()
         if not bool(noise.isfinite()):
             error = NonFinite("activations of the SAE are NaN or infinite")

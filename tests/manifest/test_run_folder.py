@@ -91,6 +91,7 @@ def record(folder: Path, **changes) -> None:
         "hook_layer": 2,
         "delta": 1.0,
         "top_k": 5,
+        "batch_size": 3072,
         "device": "cpu",
         "dtype": "float32",
         "versions": {},

@@ -314,3 +314,44 @@ def test_an_unreachable_hub_is_said_in_one_line(monkeypatch):
     with pytest.raises(DataError, match="name a local copy with --model") as caught:
         inspect_model("llava-hf/no-such-model-anywhere")
     assert "\n" not in str(caught.value)
+
+
+def test_the_last_images_are_made_once_by_content_and_others_forgotten(folder):
+    info = inspect_model(str(folder))
+    builder = info.family.load_builder(info)
+    made: list[tuple[int, int]] = []
+    assert builder.memory is not None
+    preprocess = builder.memory._preprocess
+
+    def counted(images, *args, **kwargs):
+        made.append(images[0].size)
+        return preprocess(images, *args, **kwargs)
+
+    builder.memory._preprocess = counted
+    first = builder.build(picture(64, 48, 0), "What?", "This.")
+    again = builder.build(picture(64, 48, 0), "Why?", None)
+    other = builder.build(picture(64, 48, 1), "What?", "This.")
+    assert made == [(64, 48)] * 2
+    assert first.image == again.image != other.image
+    assert torch.equal(first.tensors["pixel_values"], again.tensors["pixel_values"])
+    assert not torch.equal(first.tensors["pixel_values"], other.tensors["pixel_values"])
+    for seed in range(2, 9):
+        builder.build(picture(64, 48, seed), "What?", None)
+    assert torch.equal(
+        builder.build(picture(64, 48, 0), "What?", None).tensors["pixel_values"], first.tensors["pixel_values"]
+    )
+    assert len(made) == 2 + 7 + 1
+    fresh = info.family.load_builder(info)
+    assert torch.equal(
+        fresh.build(picture(64, 48, 1), "What?", "This.").tensors["pixel_values"], other.tensors["pixel_values"]
+    )
+
+
+def test_a_processor_that_remembers_is_saved_as_it_was(folder, tmp_path):
+    info = inspect_model(str(folder))
+    builder = info.family.load_builder(info)
+    builder.build(picture(64, 48), "What?", None)
+    builder.processor.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "processor_config.json").read_text())["image_processor"]
+    assert "memory" not in str(saved).lower()
+    assert saved["image_processor_type"].startswith("LlavaNextImageProcessor")

@@ -119,7 +119,7 @@ def test_an_output_inside_the_data_folder_is_refused(copy, no_workers):
     ("change", "message"),
     [
         ({"parameters": {"delta": 0.5}}, "delta 1.0 ≠ 0.5"),
-        ({"parameters": {"metrics": ("l0",), "batch_size": 99}}, r"'random'\] ≠ \['l0'\]; batch_size None ≠ 99"),
+        ({"parameters": {"metrics": ("l0",), "batch_size": 99}}, r"'random'\] ≠ \['l0'\]; batch_size 3072 ≠ 99"),
         ({"shard_rows": 20}, "shard rows 10 ≠ 20"),
         ({"weights": "WEIGHTS"}, "given weights hash None ≠ "),
         ({"dataset": "LIMITED"}, "rows 40 ≠ 39; limit None ≠ 39"),

@@ -66,6 +66,7 @@ def scored_run(folder: Path, dataset: DatasetSpec) -> Path:
         "hook_layer": 2,
         "delta": 1.0,
         "top_k": 5,
+        "batch_size": 3072,
         "device": "cpu",
         "dtype": "float32",
         "versions": {},
