@@ -304,7 +304,7 @@ def _memory_of(setting: Setting, name: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def report(setting: Setting, rounds: int, padded_batch: int) -> None:
+def report(setting: Setting, rounds: int, padded_batch: int, fast: bool) -> None:
     """The first table and what follows from it."""
     from transformers import LlavaNextForConditionalGeneration
 
@@ -312,12 +312,17 @@ def report(setting: Setting, rounds: int, padded_batch: int) -> None:
         loaded: Any = LlavaNextForConditionalGeneration.from_pretrained(setting.folder / "model", dtype=dtype)
         return loaded.eval().to(setting.device)
 
-    in_float32 = whole(torch.float32)
-    first = in_float32 if setting.dtype == torch.float32 else whole(setting.dtype)
+    slow: dict[str, Callable[[], object]] = {}
+    if not fast:
+        in_float32 = whole(torch.float32)
+        first = in_float32 if setting.dtype == torch.float32 else whole(setting.dtype)
+        slow = {
+            PUBLISHED: lambda: published(setting, in_float32),
+            FIRST: lambda: first_version(setting, first, padded_batch),
+        }
     chosen_only = [replace(sample, others={}) for sample in setting.equal]
     ways: dict[str, Callable[[], object]] = {
-        PUBLISHED: lambda: published(setting, in_float32),
-        FIRST: lambda: first_version(setting, first, padded_batch),
+        **slow,
         CURATE: lambda: scored(setting, setting.samples),
         LIMIT: lambda: limit(setting),
         WEIGHTS: lambda: weighed(setting),
@@ -332,7 +337,7 @@ def report(setting: Setting, rounds: int, padded_batch: int) -> None:
     padding = 1 - tokens / sum(max(batch) * len(batch) for batch in batches)
     print(f"{n} samples, {tokens:,} tokens; medians of {rounds} rounds; the first version's padding {padding:.0%}\n")
     print("| | samples/s | tokens/s | × limit's throughput, median of rounds | from, to |\n|---|--:|--:|--:|--:|")
-    for name in (PUBLISHED, FIRST, CURATE, LIMIT, WEIGHTS):
+    for name in (*slow, CURATE, LIMIT, WEIGHTS):
         ratios = _ratios(seconds, LIMIT, name)
         rate = n / median[name]
         print(
@@ -340,7 +345,7 @@ def report(setting: Setting, rounds: int, padded_batch: int) -> None:
             f"{min(ratios):.2f}, {max(ratios):.2f} |"
         )
     print()
-    for name in (PUBLISHED, FIRST):
+    for name in slow:
         print(f"- curate / {name}: {statistics.median(_ratios(seconds, name, CURATE)):.2f}")
     ratios = _ratios(seconds, BOTH, CHOSEN)
     print(
@@ -370,7 +375,8 @@ def main() -> None:
     parser.add_argument("--padded-batch", type=int, default=8, help="samples in a batch of the first version")
     parser.add_argument("--batch-size", type=int, help="curate's, in tokens")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--no-ray", action="store_true")
+    parser.add_argument("--fast", action="store_true", help="leave out the published procedure and the first version")
+    parser.add_argument("--no-ray", action="store_true", help="leave out Ray")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -383,7 +389,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "first"
         write(folder, arguments.samples, device, REAL_D_SAE if device == "cuda" else llava.D_SAE)
-        report(load(folder, device, arguments.batch_size), arguments.rounds, arguments.padded_batch)
+        report(load(folder, device, arguments.batch_size), arguments.rounds, arguments.padded_batch, arguments.fast)
         for d_sae in (8192, 65_536):
             sized = Path(scratch) / str(d_sae)
             sized.mkdir()
