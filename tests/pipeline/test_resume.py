@@ -150,9 +150,8 @@ def test_other_inputs_are_refused_by_name(copy, whole, no_workers, change, messa
 def test_a_run_takes_the_device_that_it_was_begun_with(copy, no_workers, monkeypatch):
     """A cluster may have scaled its GPUs away since: that is no other run."""
     begun = read_inputs(copy / "run")
-    write_inputs(
-        copy / "run", begun.model_copy(update={"decides": {**begun.decides, "device": "cuda", "dtype": "float32"}})
-    )
+    there = {"device": "cuda", "dtype": "float32", "batch_size": 8192}
+    write_inputs(copy / "run", begun.model_copy(update={"decides": {**begun.decides, **there}}))
     on_gpu = job(copy / "run", copy / "data", model=ModelSpec(name="demo", dtype="float32"))
     with pytest.raises(ConfigurationError, match="was begun on a GPU, and torch sees none here"):
         plan(on_gpu)
