@@ -56,9 +56,8 @@ def test_what_noise_may_switch_is_counted_but_for_uncounted_tokens(tmp_path, blo
     rough[0] = 9 * rough[0]
     pre = dictionary.affine(dictionary.normalized(rough))
     fired = measure_firing(dictionary, rough, 1)
-    if dictionary.normalize == "none":
-        assert float(fired.noise) == pytest.approx(2**-7 * float(pre[0].abs().max()))
-        assert int(fired.near_switch) == int(dictionary.switching(pre[1:], fired.noise)) > 0
+    assert float(fired.noise) == pytest.approx(2**-7 * float(pre[0].abs().max()))
+    assert int(fired.near_switch) == int(dictionary.switching(pre[1:], fired.noise)) > 0
 
 
 def test_no_tokens_fire_nothing(tmp_path):
