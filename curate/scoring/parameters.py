@@ -1,6 +1,6 @@
 """What decides a run's scores, beside data, model and dictionary."""
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from curate.metrics import DEFAULT_METRICS, METRICS
 from curate.metrics.metric import Likely
@@ -43,6 +43,15 @@ class ScoringParameters(MetricParameters):
             raise ValueError("name each metric once, and at least one")
         return names
 
+    @model_validator(mode="after")
+    def _both_says_something(self) -> "ScoringParameters":
+        if self.text == "both" and not self.of_rejected:
+            raise ValueError(
+                f"text both: none of {', '.join(self.metrics)} reads activations, so it would say nothing of the "
+                "rejected response; take prompt+chosen"
+            )
+        return self
+
     @property
     def needs_weights(self) -> bool:
         return any(METRICS[name].needs == "weights" for name in self.metrics)
@@ -57,10 +66,16 @@ class ScoringParameters(MetricParameters):
         return (SCORED[self.text], "rejected") if self.text == "both" else (SCORED[self.text],)
 
     @property
+    def of_rejected(self) -> dict[str, str]:
+        """Where both responses are scored: the rejected one's columns, and the metric of each."""
+        if self.text != "both":
+            return {}
+        return {f"{name}{REJECTED}": name for name in self.metrics if METRICS[name].reads_activations}
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """The scores of a sample, by name."""
-        again = [name for name in self.metrics if METRICS[name].reads_activations] if self.text == "both" else []
-        return (*self.metrics, *(f"{name}{REJECTED}" for name in again))
+        return (*self.metrics, *self.of_rejected)
 
     @property
     def weights_text(self) -> Text:

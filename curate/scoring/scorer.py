@@ -19,7 +19,7 @@ from curate.models.family import CutModel, Read
 from curate.models.packing import Segment, pack
 from curate.sae.dictionary import Dictionary
 from curate.sae.firing import measure_firing
-from curate.scoring.parameters import REJECTED, ScoringParameters
+from curate.scoring.parameters import ScoringParameters
 from curate.scoring.prepare import SCORED, Prepared, quarantined
 
 
@@ -130,8 +130,7 @@ class Scorer:
         first, *others = [self._evidence(sample.sample_id, parts, likelihood) for parts in texts]
         scores = {name: METRICS[name].score(first) for name in self.parameters.metrics}
         for evidence in others:
-            of_activations = [name for name in self.parameters.metrics if METRICS[name].reads_activations]
-            scores |= {f"{name}{REJECTED}": METRICS[name].score(evidence) for name in of_activations}
+            scores |= {column: METRICS[name].score(evidence) for column, name in self.parameters.of_rejected.items()}
         if bad := [name for name, score in scores.items() if not math.isfinite(score)]:
             error = NonFinite(f"{', '.join(bad)} of the sample is NaN or infinite")
             return quarantined(sample.source_row, error, sample.sample_id)

@@ -143,6 +143,8 @@ def test_what_cannot_work_is_refused_before_anything_runs(tmp_path):
         plan(job(tmp_path / "few", ratios=["0.1"]))
     with pytest.raises(ConfigurationError, match="of 12 samples none is left to validate on"):
         plan(job(tmp_path / "few", training={**TRAINING, "validation_share": 0.01}))
+    with pytest.raises(ValueError, match="cosine_rejected is swept over and not computed"):
+        job(tmp_path / "few", metrics=["cosine_rejected"])
     with pytest.raises(ValueError, match="cooccurrence is swept over and not computed"):
         job(tmp_path / "unscored", metrics=["cooccurrence"])
     with pytest.raises(ValueError, match="--strategy fsdp shards what is trained"):

@@ -26,13 +26,18 @@ PARTS = {"dataset": part(DatasetSpec), "model": part(ModelSpec), "parameters": p
 WORD = st.text(min_size=1, max_size=20)
 COUNT = st.integers(1, 10_000)
 SHARE = st.floats(0, 1)
-PARAMETERS = st.builds(
-    ScoringParameters,
-    metrics=st.lists(st.sampled_from(list(METRICS)), min_size=1, unique=True).map(tuple),
-    text=st.sampled_from(("prompt", "prompt+chosen", "prompt+rejected", "both")),
-    hook_layer=st.integers(0, 100),
-    batch_size=COUNT,
-    delta=st.floats(0, 1e300),
+NAMES = st.lists(st.sampled_from(list(METRICS)), min_size=1, unique=True)
+BOTH = NAMES.filter(lambda names: any(METRICS[name].reads_activations for name in names))
+PARAMETERS = st.one_of(
+    st.builds(
+        ScoringParameters,
+        metrics=names.map(tuple),
+        text=st.sampled_from(texts),
+        hook_layer=st.integers(0, 100),
+        batch_size=st.none() | COUNT,
+        delta=st.floats(0, 1e300),
+    )
+    for names, texts in ((NAMES, ("prompt", "prompt+chosen", "prompt+rejected")), (BOTH, ("both",)))
 )
 DATASETS = st.builds(
     DatasetSpec, name=WORD, data_dir=st.none() | WORD.map(Path), columns=st.none() | st.dictionaries(WORD, WORD)

@@ -306,3 +306,9 @@ def test_samples_about_one_image_score_as_they_do_apart(demo_builder, demo_cut, 
     assert batch_tokens(prepared) < 0.55 * sum(map(len, prepared))
     together = scorer.score(batch_from_bytes(batch_to_bytes(prepared)))
     same_scores(together, [row for sample in prepared for row in scorer.score([sample])])
+
+
+def test_both_is_refused_where_no_metric_reads_activations():
+    with pytest.raises(ValueError, match="text both: none of random, ifd reads activations"):
+        ScoringParameters(text="both", metrics=("random", "ifd"))
+    assert ScoringParameters(text="both", metrics=("random", "l0")).columns == ("random", "l0", "l0_rejected")
