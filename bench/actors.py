@@ -173,6 +173,7 @@ def write_random_weights(folder: Path) -> None:
         location(str(folder / "weights")),
         torch.rand(llava.D_SAE, dtype=torch.float64, generator=torch.Generator().manual_seed(0)),
         torch.ones(llava.D_SAE, dtype=torch.bool),
+        {},
         model_sha256=the_plan.model.sha256,
         sae_sha256=the_plan.sae.sha256,
         dataset_sha256=the_plan.dataset_sha256,

@@ -5,12 +5,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL.Image import Image
 from safetensors.torch import save_file
 
-from curate.models.family import Edit, Family, ModelInfo, Reading, WholeModel
+from curate.models.family import Family, ModelInfo, Reading
 from curate.models.inputs import ModelInputs
 from curate.models.packing import Packed
 
@@ -54,14 +55,8 @@ class Model:
         time.sleep(self.sample_seconds * len(packed.ends))
         return torch.ones(len(packed), D_MODEL)
 
-    def logits(self, inputs: ModelInputs, hook_layer: int | None = None, edit: Edit | None = None) -> torch.Tensor:
-        return torch.zeros(len(inputs.input_ids), TOKENS)
-
     def read(self, packed: Packed, hook_layer: int) -> Reading:
         return Reading(self.hidden_states(packed), [torch.zeros(n) for n in packed.n_responses])
-
-    def generate(self, batch: Sequence[ModelInputs], max_new_tokens: int) -> list[torch.Tensor]:
-        return [torch.zeros(max_new_tokens, dtype=torch.long) for _ in batch]
 
 
 def n_parameters(info: ModelInfo, hook_layer: int) -> int:
@@ -83,12 +78,14 @@ def _config(info: ModelInfo) -> dict:
     return json.loads((info.path / "config.json").read_text())
 
 
-def load_whole(info: ModelInfo, dtype: torch.dtype, device: str) -> WholeModel:
+def load_whole(info: ModelInfo, dtype: torch.dtype, device: str) -> Model:
     """The same model, which has a head, too."""
     return Model(_config(info)["sample_seconds"])
 
 
-FAMILY = Family("cheap", text_config, n_parameters, load_builder, load_model, load_whole, takes_images=True)
+# What scoring does not call is not there.
+_any: Any = load_builder, load_model, load_whole
+FAMILY = Family("cheap", text_config, n_parameters, *_any, takes_images=True)
 
 
 def write_model_and_sae(folder: Path, sample_bytes: int = 0, sample_seconds: float = 0.0) -> tuple[Path, Path]:

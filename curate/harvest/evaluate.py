@@ -322,7 +322,7 @@ def _splice(
     """Take one input's reconstructions and losses into the sums, or say why it cannot be."""
     inputs, caught = piece.inputs, []
 
-    def catch(hidden: Tensor) -> Tensor:
+    def catch(hidden: Tensor, _: Tensor) -> Tensor:
         caught.append(hidden.clone())
         return hidden
 
@@ -345,7 +345,7 @@ def _splice(
                 found[place] = found["all"]
             else:
                 mixed = torch.where(where.to(hidden.device)[:, None], whole_states, hidden)
-                logits = whole.logits(inputs, hook_layer, lambda _, mixed=mixed: mixed)
+                logits = whole.logits(inputs, hook_layer, lambda *_, mixed=mixed: mixed)
                 found[place], _ = text_loss(logits, inputs.input_ids, inputs.is_image)
         return found
 

@@ -1,5 +1,6 @@
 """Feature weights on disk: `weights/`, reusable by other runs of the same model and dictionary."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -16,6 +17,7 @@ from curate.manifest.atomic import write_atomically, write_text
 from curate.manifest.record import WEIGHTS_FOLDER
 
 WEIGHTS_FILE, WEIGHTS_RECORD = "feature_weights.safetensors", "feature_weights.json"
+PLACES = ("row", "position", "activation")
 
 
 class WeightsRecord(BaseModel):
@@ -39,15 +41,23 @@ class WeightsRecord(BaseModel):
 
 
 def write_weights(
-    folder: UPath, weight: Float[Tensor, " d_sae"], has_weight: Bool[Tensor, " d_sae"], **facts: str | int
+    folder: UPath,
+    weight: Float[Tensor, " d_sae"],
+    has_weight: Bool[Tensor, " d_sae"],
+    places: Mapping[str, tuple[Tensor, Tensor, Tensor]],
+    **facts: str | int,
 ) -> WeightsRecord:
     """Write feature weights and their record.
 
     Args:
+        places: of `text` and `image`, where each feature's strongest tokens are: row, position and activation, each
+            [d_sae, K].
         facts: the fields of `WeightsRecord` that the tensors do not tell.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {"weight": weight.cpu().contiguous(), "has_weight": has_weight.cpu().contiguous()}
+    for modality, parts in places.items():
+        tensors |= {f"{modality}_{name}": part for name, part in zip(PLACES, parts, strict=True)}
     write_atomically(folder / WEIGHTS_FILE, lambda temporary: save_file(tensors, temporary))
     record = WeightsRecord.model_validate(
         {
@@ -87,3 +97,20 @@ def read_weights(folder: UPath) -> tuple[Float[Tensor, " d_sae"], WeightsRecord]
             f"{folder / WEIGHTS_FILE} holds no finite float64 weights of {record.features} features"
         )
     return weight, record
+
+
+def read_places(folder: UPath, modality: Literal["text", "image"]) -> tuple[Tensor, Tensor, Tensor]:
+    """Where each feature's strongest tokens of a modality are: row, position and activation, each [d_sae, K].
+
+    Weights that were made of no sample name none: K is 0.
+
+    Raises:
+        ConfigurationError: as of `read_weights`.
+    """
+    weight, _ = read_weights(folder)
+    tensors = load((weights_folder(folder) / WEIGHTS_FILE).read_bytes())
+    none = torch.zeros(len(weight), 0, dtype=torch.int64)
+    row, position, activation = (tensors.get(f"{modality}_{name}", none) for name in PLACES)
+    if not row.shape == position.shape == activation.shape == (len(weight), row.shape[1]):
+        raise ConfigurationError(f"{folder / WEIGHTS_FILE} does not say of each feature where its tokens are")
+    return row, position, activation

@@ -26,6 +26,20 @@ class FeatureWeights(NamedTuple):
     has_weight: Bool[Tensor, " d_sae"]
 
 
+class Places(NamedTuple):
+    """Where each feature's K strongest tokens are, the strongest first.
+
+    Attributes:
+        row: the source row of the token's sample; −1 where a feature has fewer than K tokens.
+        position: the token's place in its text.
+        activation: 0 where there is none.
+    """
+
+    row: Int[Tensor, "d_sae k"]
+    position: Int[Tensor, "d_sae k"]
+    activation: Float[Tensor, "d_sae k"]
+
+
 class TopTokens:
     """The strongest tokens of every feature in one modality, kept while tokens stream by.
 
@@ -92,6 +106,13 @@ class TopTokens:
         reach[of_feature[held], place[held]] = keys[held]
         tokens[of_feature[held], place[held]] = token[held]
         self._merge(features_found, reach[:, : self.keys.shape[1]], reach, lambda row, slot: hidden[tokens[row, slot]])
+
+    def indices(self) -> tuple[Int[Tensor, "d_sae k"], Float[Tensor, "d_sae k"]]:
+        """The tokens' indices (−1 where there is none) and activations (0), the strongest first."""
+        keys = self.keys.sort(dim=1, descending=True).values
+        there = keys > 0
+        activation = (keys >> 32).int().view(torch.float32)
+        return torch.where(there, _LOW - (keys & _LOW), -1), torch.where(there, activation, 0)
 
     def merge(self, other: "TopTokens") -> None:
         """Take in what another worker kept of other tokens."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from curate.errors import ConfigurationError, EmptyText, ImageShape, ReservedToken, TooLong, first_line
 from curate.models.family import ModelInfo
 from curate.models.inputs import ModelInputs
+from curate.models.patches import Patches, View
 
 # Each takes up to 7 MB.
 REMEMBERED_IMAGES = 8
@@ -45,12 +46,14 @@ class Images:
         token: the placeholder of one image in a text.
         token_id: what `input_ids` holds where an image token is.
         count: how many image tokens the model makes of an image; raises ImageShape.
+        views: where in an image its tokens look; raises ImageShape.
         tensors: from what the processor returns, and the images, what the model takes beside the ids.
     """
 
     token: str
     token_id: int
     count: Callable[[Image], int]
+    views: Callable[[Image], tuple[View, ...]]
     tensors: Callable[[Mapping[str, Any], Sequence[Image]], dict[str, Tensor]] = pixel_values
 
 
@@ -101,6 +104,15 @@ class Builder:
         """The user turn and what the template writes before an answer; errors as of `build`."""
         self._check("question", question)
         return self._inputs(self.turns(question, None, answer_next=True), [image])
+
+    def patches(self, image: Image) -> Patches:
+        """Where in an image its tokens look; errors as of `build`."""
+        assert self.images is not None, "a text model sees no patches"
+        return Patches(image.size, self.images.views(image))
+
+    def token_texts(self, ids: Int[Tensor, " tokens"]) -> list[str]:
+        """The text of each token by itself; a part of a character is a replacement character."""
+        return [self._tokenizer.decode([token]) for token in ids.tolist()]
 
     def decode(self, ids: Int[Tensor, " tokens"]) -> str:
         """The text of token ids, without special tokens and without white space around it."""

@@ -6,12 +6,15 @@ from typing import Any
 
 import torch
 import transformers  # whose attributes are imported when they are used: to look at a config takes no model's code
+from jaxtyping import Float
+from torch import Tensor
 
 from curate.errors import ConfigurationError
 from curate.models.building import Builder, Images, builder, chat_turns, load_processor, square, template_owner
 from curate.models.family import ModelInfo
 from curate.models.loading import family
 from curate.models.packing import Packed, to_device
+from curate.models.patches import square_view
 
 
 def text_config(config: Mapping[str, object]) -> Mapping[str, object]:
@@ -38,7 +41,12 @@ def load_builder(info: ModelInfo) -> Builder:
     processor, config = load_processor("ChameleonProcessor", info)
     vision = config.vq_config
     side = vision.resolution // 2 ** (len(vision.channel_multiplier) - 1)
-    images = Images(processor.image_token, config.image_token_id, square(side, side * side))
+    images = Images(
+        token=processor.image_token,
+        token_id=config.image_token_id,
+        count=square(side, side * side),
+        views=lambda image: (square_view(processor.image_processor, image.size, side, 0),),
+    )
     owner, end = template_owner(processor), processor.tokenizer.sep_token
     if owner is None and end is None:
         raise ConfigurationError(f"{info.path} has no chat template, and its tokenizer no sep_token, which ends a turn")
@@ -68,4 +76,14 @@ def with_codes(model: Any, packed: Packed) -> dict[str, Any]:
     return {"input_ids": ids[None]}
 
 
-FAMILY = family("chameleon", text_config, load_builder, with_codes)
+def vq_codes(model: Any, packed: Packed) -> Float[Tensor, "images patches width"]:
+    """What the VQ encoder says of each image's patches, before it is rounded to codes."""
+    pictures = packed.tensors["pixel_values"]
+    found = [
+        model.vqmodel.quant_conv(model.vqmodel.encoder(to_device(model.device, each[None]).to(model.dtype)))
+        for each in pictures
+    ]
+    return torch.cat(found).flatten(2).transpose(1, 2)
+
+
+FAMILY = family("chameleon", text_config, load_builder, with_codes, tower=vq_codes)

@@ -1,19 +1,21 @@
 """What every family of models provides: inputs from samples and documents, hidden states and logits from inputs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from PIL.Image import Image
 from torch import Tensor
 
 from curate.models.inputs import ModelInputs
 from curate.models.packing import Packed
+from curate.models.patches import Patches
 
-Edit = Callable[[Float[Tensor, "tokens d_model"]], Float[Tensor, "tokens d_model"]]
+# Of a text's tokens, from the residual stream and which of them are image tokens, what is to stand in its place.
+Edit = Callable[[Float[Tensor, "tokens d_model"], Bool[Tensor, " tokens"]], Float[Tensor, "tokens d_model"]]
 
 
 class Reading(NamedTuple):
@@ -64,6 +66,18 @@ class InputBuilder(Protocol):
         """The text of token ids, without special tokens and without white space around it."""
         ...
 
+    def patches(self, image: Image) -> Patches:
+        """Where in an image its tokens look.
+
+        Raises:
+            ImageShape: the image is too narrow for the model.
+        """
+        ...
+
+    def token_texts(self, ids: Int[Tensor, " tokens"]) -> list[str]:
+        """The text of each token by itself, special tokens too; a part of a character is a replacement character."""
+        ...
+
     def build_document(self, parts: Sequence[str | Image]) -> ModelInputs:
         """Texts and images in their order as one sequence: no chat template, and no token that ends it.
 
@@ -82,6 +96,16 @@ class CutModel(Protocol):
         """The residual stream after the hook layer."""
         ...
 
+    def hidden_states_after(
+        self, packed: Packed, layers: Collection[int]
+    ) -> dict[int, Float[Tensor, "tokens d_model"]]:
+        """The residual stream after each of some blocks, from one forward pass."""
+        ...
+
+    def tower(self, packed: Packed) -> Float[Tensor, "images patches width"]:
+        """What the vision tower itself says of each image's patches, at its lowest resolution."""
+        ...
+
 
 class WholeModel(Protocol):
     """The device side: the model with all its blocks and its head."""
@@ -92,12 +116,21 @@ class WholeModel(Protocol):
         """The model's logits, with `edit` in place of the residual stream after block `hook_layer`, if given."""
         ...
 
-    def read(self, packed: Packed, hook_layer: int) -> Reading:
-        """One forward pass: hidden states, as of a cut model, and the likelihood of the texts' responses."""
+    def read(self, packed: Packed, hook_layer: int, edit: Edit | None = None) -> Reading:
+        """One forward pass: hidden states, as of a cut model, and the likelihood of the texts' responses.
+
+        With `edit`, which takes texts packed as they are, what it makes of these hidden states stands in their place.
+        """
         ...
 
-    def generate(self, batch: Sequence[ModelInputs], max_new_tokens: int) -> list[Int[Tensor, " answer"]]:
-        """The model's answers to prompts, always its likeliest token, each up to and without the end."""
+    def generate(
+        self, batch: Sequence[ModelInputs], max_new_tokens: int, hook_layer: int | None = None, edit: Edit | None = None
+    ) -> list[Int[Tensor, " answer"]]:
+        """The model's answers to prompts, always its likeliest token, each up to and without the end.
+
+        With `edit`, what it makes of each text's residual stream after block `hook_layer` stands in its place: of the
+        prompt at once, then of each token that is said.
+        """
         ...
 
 

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from curate.errors import ConfigurationError
 from curate.models.building import Builder, Images, builder, chat_turns, load_processor, square, template_owner
 from curate.models.family import ModelInfo
-from curate.models.loading import family, text_part
+from curate.models.loading import clip_tower, family, text_part
+from curate.models.patches import square_view
 
 TEXT_MODELS = ("llama", "mistral", "gemma", "qwen2")
 TOWER = "clip_vision_model"
@@ -40,8 +41,13 @@ def load_builder(info: ModelInfo) -> Builder:
     processor.num_additional_image_tokens = 1
     side = config.vision_config.image_size // config.vision_config.patch_size
     with_cls = config.vision_feature_select_strategy == "full"
-    images = Images(processor.image_token, config.image_token_id, square(side, side * side + with_cls))
+    images = Images(
+        token=processor.image_token,
+        token_id=config.image_token_id,
+        count=square(side, side * side + with_cls),
+        views=lambda image: (square_view(processor.image_processor, image.size, side, int(with_cls)),),
+    )
     return builder(info, processor, chat_turns(info, owner, images.token), images)
 
 
-FAMILY = family("llava", text_config, load_builder)
+FAMILY = family("llava", text_config, load_builder, tower=clip_tower)

@@ -1,7 +1,7 @@
 """What the families share on the device side: models loaded up to a layer or whole, and run."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -19,6 +19,8 @@ from curate.models.packing import Packed, pack, packed_arguments, run_packed, to
 
 # From the model and packed texts, what the model takes for ids and images.
 Arguments = Callable[[Any, Packed], dict[str, Any]]
+# From the model and packed texts, [images, patches, width].
+Tower = Callable[[Any, Packed], Tensor]
 
 
 def text_part(config: Mapping[str, object], title: str, text_models: Sequence[str]) -> Mapping[str, object]:
@@ -49,12 +51,38 @@ class Cut:
     model: Any
     device: str
     arguments: Arguments
+    of_tower: Tower | None
 
     @torch.inference_mode()
     def hidden_states(self, packed: Packed) -> Float[Tensor, "tokens d_model"]:
         """The residual stream after the hook layer."""
         arguments = {**self.arguments(self.model, packed), **packed_arguments(packed, self.device)}
         return self.model(**arguments).last_hidden_state[0]
+
+    @torch.inference_mode()
+    def hidden_states_after(
+        self, packed: Packed, layers: Collection[int]
+    ) -> dict[int, Float[Tensor, "tokens d_model"]]:
+        """The residual stream after each of some blocks, from one forward pass."""
+        caught: dict[int, Tensor] = {}
+
+        def catch(layer: int) -> Callable[..., None]:
+            def keep(_block: nn.Module, _inputs: Any, output: Any) -> None:
+                caught[layer] = _stream(output)[0].to(self.device)
+
+            return keep
+
+        with contextlib.ExitStack() as hooks:
+            for layer in layers:
+                hooks.enter_context(_decoder(self.model).layers[layer].register_forward_hook(catch(layer)))
+            self.hidden_states(packed)
+        return caught
+
+    @torch.inference_mode()
+    def tower(self, packed: Packed) -> Float[Tensor, "images patches width"]:
+        """What the vision tower itself says of each image's patches, at its lowest resolution."""
+        assert self.of_tower is not None, "a text model has no vision tower"
+        return self.of_tower(self.model, packed)
 
 
 @dataclass(frozen=True)
@@ -71,36 +99,47 @@ class Whole:
     ) -> Float[Tensor, "tokens vocabulary"]:
         """The model's logits, with `edit` in place of the residual stream after block `hook_layer`, if given."""
         arguments = self.arguments(self.model, pack([inputs]))
+        with self._edited(hook_layer, edit, lambda stream, edit: edit(stream[0], inputs.is_image)[None]):
+            return self.model(**arguments, use_cache=False).logits[0]
+
+    @contextlib.contextmanager
+    def _edited(
+        self, hook_layer: int | None, edit: Edit | None, edited: Callable[[Tensor, Edit], Tensor]
+    ) -> Iterator[None]:
+        """Let what `edited` makes of the residual stream, [texts, tokens, d_model], stand in its place."""
         if edit is None:
-            return self.model(**arguments, use_cache=False).logits[0]
-
-        def replaced(_block: nn.Module, _inputs: Any, output: Any) -> Any:
-            # Some blocks return the hidden states alone, some a tuple that begins with them.
-            if isinstance(output, tuple):
-                return edit(output[0][0])[None], *output[1:]
-            return edit(output[0])[None]
-
+            yield
+            return
         assert hook_layer is not None, "an edit without its layer"
-        with _decoder(self.model).layers[hook_layer].register_forward_hook(replaced):
-            return self.model(**arguments, use_cache=False).logits[0]
+
+        def replace(_block: nn.Module, _inputs: Any, output: Any) -> Any:
+            stream = edited(_stream(output), edit)
+            return (stream, *output[1:]) if isinstance(output, tuple) else stream
+
+        with _decoder(self.model).layers[hook_layer].register_forward_hook(replace):
+            yield
 
     @torch.inference_mode()
-    def read(self, packed: Packed, hook_layer: int) -> Reading:
+    def read(self, packed: Packed, hook_layer: int, edit: Edit | None = None) -> Reading:
         """One forward pass: hidden states after the hook layer, and log-probabilities of the responses' tokens.
 
-        Logits are made only where a response's token is said.
+        Logits are made only where a response's token is said. With `edit`, which takes texts packed as they are, what
+        it makes of these hidden states stands in their place.
         """
         caught: list[Float[Tensor, "1 tokens d_model"]] = []
 
         def catch(_block: nn.Module, _inputs: Any, output: Any) -> None:
             # A model that is spread over several GPUs has this block on one of them, and its head on the first.
-            caught.append((output[0] if isinstance(output, tuple) else output).to(self.device))
+            caught.append(_stream(output).to(self.device))
 
         responses = list(zip(packed.places, packed.n_responses, strict=True))
         said = [places[len(places) - n :] for places, n in responses]
         # A token's probability stands at the position before it.
         before = [places[len(places) - n - 1 : -1] for places, n in responses]
-        with _decoder(self.model).layers[hook_layer].register_forward_hook(catch):
+        with (
+            _decoder(self.model).layers[hook_layer].register_forward_hook(catch),
+            self._edited(hook_layer, edit, lambda stream, edit: edit(stream[0], packed.is_image)[None]),
+        ):
             arguments = {**self.arguments(self.model, packed), **packed_arguments(packed, self.device)}
             logits = self.model(**arguments, logits_to_keep=torch.cat(before)).logits[0]
         log_probabilities = []
@@ -110,10 +149,14 @@ class Whole:
         return Reading(caught[0][0], log_probabilities)
 
     @torch.inference_mode()
-    def generate(self, batch: Sequence[ModelInputs], max_new_tokens: int) -> list[Int[Tensor, " answer"]]:
+    def generate(
+        self, batch: Sequence[ModelInputs], max_new_tokens: int, hook_layer: int | None = None, edit: Edit | None = None
+    ) -> list[Int[Tensor, " answer"]]:
         """The model's answers to prompts, always its likeliest token, each up to and without the end.
 
-        Prompts are padded on the left, where the attention mask hides padding.
+        Prompts are padded on the left, where the attention mask hides padding. With `edit`, what it makes of each
+        text's residual stream after block `hook_layer` stands in its place: of the prompt at once, then of each token
+        that is said; padding is left as it is.
         """
         alone = [self.arguments(self.model, pack([each])) for each in batch]
         ids = [arguments.pop("input_ids")[0] for arguments in alone]
@@ -125,7 +168,19 @@ class Whole:
         settings = transformers.GenerationConfig(
             max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=ends, pad_token_id=0
         )
-        with _quiet():
+
+        def edited(stream: Tensor, edit: Edit) -> Tensor:
+            stream = stream.clone()
+            for row, inputs in enumerate(batch):
+                # All of the prompt in the first pass, and one token in each that follows.
+                is_image = torch.zeros(stream.shape[1], dtype=torch.bool) if begun else inputs.is_image
+                tokens = slice(stream.shape[1] - len(is_image), None)
+                stream[row, tokens] = edit(stream[row, tokens], is_image)
+            begun.append(True)
+            return stream
+
+        begun: list[bool] = []
+        with _quiet(), self._edited(hook_layer, edit, edited):
             output = self.model.generate(input_ids=rows, attention_mask=mask, generation_config=settings, **tensors)
         ends = torch.tensor([] if ends is None else ends, device=output.device).reshape(-1)
         answers = []
@@ -141,24 +196,46 @@ def family(
     load_builder: Callable[[ModelInfo], InputBuilder],
     arguments: Arguments = ids_and_tensors,
     takes_images: bool = True,
+    tower: Tower | None = None,
 ) -> Family:
     """A family whose models are transformers' own, loaded as all are.
 
     Args:
         arguments: what its models are called with.
+        tower: what the vision tower says; None for text models.
     """
     return Family(
         model_type=model_type,
         text_config=text_config,
         n_parameters=n_parameters,
         load_builder=load_builder,
-        load_model=partial(load_cut, arguments=arguments),
+        load_model=partial(load_cut, arguments=arguments, tower=tower),
         load_whole=partial(load_whole, arguments=arguments),
         takes_images=takes_images,
     )
 
 
-def load_cut(info: ModelInfo, hook_layer: int, dtype: torch.dtype, device: str, *, arguments: Arguments) -> Cut:
+def clip_tower(model: Any, packed: Packed) -> Float[Tensor, "images patches width"]:
+    """What the projector takes of each whole image, before which a tiled image's tiles are left out."""
+    pixels, config = packed.tensors["pixel_values"], model.config
+    tiles = packed.tensors.get("image_sizes")
+    if tiles is not None:
+        from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+        edge = config.vision_config.image_size
+        counts = [image_size_to_num_patches(size, config.image_grid_pinpoints, edge) for size in tiles.tolist()]
+        pixels = pixels[[0, *accumulate(counts[:-1])]]
+    states = model.vision_tower(
+        to_device(model.device, pixels).to(model.dtype), output_hidden_states=True
+    ).hidden_states
+    layers = config.vision_feature_layer
+    found = torch.cat([states[layer] for layer in ([layers] if isinstance(layers, int) else layers)], dim=-1)
+    return found[:, 1:] if config.vision_feature_select_strategy == "default" else found
+
+
+def load_cut(
+    info: ModelInfo, hook_layer: int, dtype: torch.dtype, device: str, *, arguments: Arguments, tower: Tower | None
+) -> Cut:
     """Load blocks 0 to `hook_layer` alone; the final norm is replaced by the identity.
 
     Where `cuda` is several GPUs, the blocks are spread over them; inputs and hidden states are on the first.
@@ -171,7 +248,7 @@ def load_cut(info: ModelInfo, hook_layer: int, dtype: torch.dtype, device: str, 
     model = _load(transformers.AutoModel, info, _cut_config(info, hook_layer), dtype, device)
     decoder = _decoder(model)
     setattr(decoder, _final_norm(decoder), nn.Identity())
-    return Cut(model, device, arguments)
+    return Cut(model, device, arguments, tower)
 
 
 def load_whole(info: ModelInfo, dtype: torch.dtype, device: str, *, arguments: Arguments) -> Whole:
@@ -261,6 +338,11 @@ def _without_data(heads: Any, config: Any) -> Any:
 def _decoder(model: Any) -> Any:
     """The module that holds the blocks, in a model with or without a head, with or without a vision tower."""
     return getattr(model.base_model, "language_model", model.base_model)
+
+
+def _stream(output: Any) -> Float[Tensor, "texts tokens d_model"]:
+    """The residual stream after a block; some return it alone, some a tuple that begins with it."""
+    return output[0] if isinstance(output, tuple) else output
 
 
 def _final_norm(decoder: Any) -> str:

@@ -4,23 +4,22 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
-from safetensors import SafetensorError, safe_open
 
-from curate import __version__, demo
+from curate import __version__
 from curate.datasets import DEMO, Dataset, DatasetSpec, open_dataset
 from curate.errors import ConfigurationError
 from curate.manifest.inputs import INPUTS_FILE, RunInputs, read_inputs
 from curate.manifest.weights import WeightsRecord, read_weights
-from curate.models import DEFAULT_MODEL, ModelSpec, inspect_model
+from curate.models import DEFAULT_MODEL, ModelSpec
 from curate.models.family import ModelInfo
 from curate.pipeline.connection import cluster_has_gpus
 from curate.pipeline.resources import Resources
-from curate.sae.dictionary import DictionaryInfo, inspect_dictionary, known_scale
+from curate.sae.dictionary import DictionaryInfo
+from curate.scoring.pair import Pair, agree
 from curate.scoring.parameters import ScoringParameters
 from curate.storage import Location, absolute, absolute_if_there, location
 
@@ -133,29 +132,6 @@ class Plan:
         return 1.0 if gpus is None else gpus
 
 
-class Pair(NamedTuple):
-    """A model and a dictionary that fit each other, the layer that they agree on, and what a reader should know."""
-
-    model: ModelInfo
-    sae: DictionaryInfo
-    hook_layer: int
-    notes: tuple[str, ...]
-
-
-def hook_layer(sae: DictionaryInfo, asked: int | None) -> int:
-    """The hook layer that the SAE and the command line agree on.
-
-    Raises:
-        ConfigurationError: they do not, or neither says.
-    """
-    if asked is not None and sae.hook_layer is not None and asked != sae.hook_layer:
-        raise ConfigurationError(f"--hook-layer {asked}: the SAE in {sae.path} was trained on layer {sae.hook_layer}")
-    layer = sae.hook_layer if asked is None else asked
-    if layer is None:
-        raise ConfigurationError(f"the SAE in {sae.path} does not say which layer it reads; name it with --hook-layer")
-    return layer
-
-
 def plan(job: ScoreJob, overwrite: bool = False) -> Plan:
     """Open the data, look at model and dictionary, and check that all agree; loads no weights.
 
@@ -209,62 +185,8 @@ def fitted(job: ScoreJob, dataset: Dataset, pair: Pair, overwrite: bool = False)
 
 
 def agreeing(job: ScoreJob) -> Pair:
-    """The job's model and dictionary.
-
-    Raises:
-        ConfigurationError: they do not fit each other.
-        DataError: the hub cannot be reached.
-    """
-    sae = inspect_dictionary(demo.resolve(job.sae, demo.SAE))
-    known_scale(sae)
-    model = inspect_model(demo.resolve(job.model.name, demo.MODEL))
-    if not model.family.takes_images:
-        raise ConfigurationError(
-            f"--model {job.model.name}: it is a text model ({model.family.model_type}); to score takes one that sees "
-            "images"
-        )
-    _check_weight_files(model, sae)
-    notes = list(sae.notes)
-    layer = hook_layer(sae, job.parameters.hook_layer)
-    if not 0 <= layer < model.n_layers:
-        raise ConfigurationError(f"hook layer {layer}: {model.name} has layers 0 to {model.n_layers - 1}")
-    if sae.d_model != model.d_model:
-        raise ConfigurationError(
-            f"the SAE in {sae.path} reads hidden states of width {sae.d_model}, {model.name} has {model.d_model}: "
-            "name the SAE that was trained on this model with --sae"
-        )
-    if difference := _model_difference(sae, model):
-        if not job.allow_model_mismatch:
-            raise ConfigurationError(
-                f"the SAE in {sae.path} was {difference}; --allow-model-mismatch scores all the same, as for a "
-                "fine-tuned copy of that model"
-            )
-        notes.append(f"the SAE was {difference}")
-    elif sae.model_hash is None and sae.model_name is None:
-        notes.append(f"the SAE in {sae.path} does not say which model it was trained on")
-    return Pair(model, sae, layer, tuple(notes))
-
-
-def _check_weight_files(model: ModelInfo, sae: DictionaryInfo) -> None:
-    """A file that was cut off says so in its header, long before it would be loaded."""
-    for what, folder in (("model", model.path), ("SAE", sae.path)):
-        for file in sorted(folder.glob("*.safetensors")):
-            try:
-                with safe_open(file, "pt"):
-                    pass
-            except (SafetensorError, OSError) as error:
-                raise ConfigurationError(f"the {what}'s file {file} is damaged: {error}; fetch it again") from error
-
-
-def _model_difference(sae: DictionaryInfo, model: ModelInfo) -> str | None:
-    """By content hash where the SAE has one, else by the last part of the name that sae_lens records."""
-    if sae.model_hash is not None:
-        if sae.model_hash == model.sha256:
-            return None
-        return f"trained on a model with hash {sae.model_hash[:12]}, and {model.name} has {model.sha256[:12]}"
-    if sae.model_name is None or sae.model_name.rpartition("/")[2].lower() == Path(model.name).name.lower():
-        return None
-    return f"trained on {sae.model_name}, and the model is {model.name}"
+    """The job's model and dictionary; errors as of `agree`."""
+    return agree(job.model.name, job.sae, job.parameters.hook_layer, job.allow_model_mismatch)
 
 
 def _keep_inputs_out_of_output(job: ScoreJob, dataset: Dataset, model: ModelInfo, sae: DictionaryInfo) -> None:

@@ -4,6 +4,7 @@ import random
 from collections import Counter
 from dataclasses import replace
 from math import ceil
+from typing import NamedTuple
 
 import ray
 from ray.actor import ActorHandle
@@ -15,7 +16,7 @@ from curate.errors import RunStopped
 from curate.manifest.atomic import write_atomically
 from curate.manifest.record import WEIGHTS_FOLDER
 from curate.manifest.weights import WEIGHTS_FILE, WEIGHTS_RECORD, WeightsRecord, weights_folder, write_weights
-from curate.metrics.weights import FeatureWeights
+from curate.metrics.weights import FeatureWeights, Places
 from curate.pipeline.cluster import actor_needs, ray_options
 from curate.pipeline.job import Plan
 from curate.pipeline.meter import Work
@@ -48,11 +49,12 @@ def make_weights(the_plan: Plan, run: UPath, report: Report) -> tuple[WeightsRec
             write_atomically(run / WEIGHTS_FOLDER / name, lambda temporary, data=data: temporary.write_bytes(data))
         return the_plan.weights, Work(), 0
     dataset = weight_dataset(the_plan.dataset, job.parameters.weight_samples, job.parameters.seed)
-    weights, n_samples, work = _computed(the_plan, dataset, report)
+    weights, places, n_samples, work = _computed(the_plan, dataset, report)
     record = write_weights(
         run / WEIGHTS_FOLDER,
         weights.weight,
         weights.has_weight,
+        places,
         model_sha256=the_plan.model.sha256,
         sae_sha256=the_plan.sae.sha256,
         dataset_sha256=the_plan.dataset_sha256,
@@ -74,7 +76,16 @@ def weight_dataset(dataset: Dataset, samples: int, seed: int) -> Dataset:
     return replace(dataset, rows=[dataset.rows[position] for position in positions])
 
 
-def _computed(the_plan: Plan, dataset: Dataset, report: Report) -> tuple[FeatureWeights, int, Work]:
+class _Computed(NamedTuple):
+    """Feature weights with the tokens, samples and work behind them."""
+
+    weights: FeatureWeights
+    places: dict[str, Places]
+    n_samples: int
+    work: Work
+
+
+def _computed(the_plan: Plan, dataset: Dataset, report: Report) -> _Computed:
     """An actor that dies takes its share with it, so all begin again, without a sample that was in hand each time."""
     suspects, strikes, attempts = None, Counter[int](), 0
     while attempts < _ATTEMPTS:
@@ -117,8 +128,8 @@ def _in_dead_hands(actors: list, suspects: ActorHandle | None) -> list[int]:
     return [row for row in rows if row is not None]
 
 
-def _attempt(the_plan: Plan, dataset: Dataset, actors: list, report: Report) -> tuple[FeatureWeights, int, Work] | None:
-    """The weights, samples and work; None where a sample came to no actor, or to two."""
+def _attempt(the_plan: Plan, dataset: Dataset, actors: list, report: Report) -> _Computed | None:
+    """None where a sample came to no actor, or to two."""
     step = the_plan.job.shard_rows
     ranges = [(start, min(start + step, len(dataset))) for start in range(0, len(dataset), step)]
     splits = prepared(the_plan, dataset, ranges, "weights", suspect_list()).streaming_split(len(actors))
@@ -135,5 +146,5 @@ def _attempt(the_plan: Plan, dataset: Dataset, actors: list, report: Report) -> 
     first, *others = actors
     for other in others:
         ray.get(first.merge.remote(other.kept.remote()))
-    weights, n_samples = ray.get(first.weights.remote(the_plan))
-    return weights, n_samples, sum((work for _, work in taken), Work())
+    weights, places, n_samples = ray.get(first.weights.remote(the_plan))
+    return _Computed(weights, places, n_samples, sum((work for _, work in taken), Work()))

@@ -17,7 +17,7 @@ from torch import Tensor
 from curate.datasets import Dataset
 from curate.errors import CurateError, DataError, RunStopped, WorkerLost
 from curate.manifest.rows import QuarantineRow, ScoredRow, quarantine_table, scored_table
-from curate.metrics.weights import FeatureWeights, TopTokens
+from curate.metrics.weights import FeatureWeights, Places, TopTokens
 from curate.models.family import CutModel, InputBuilder
 from curate.pipeline.files_here import dictionary_here, model_here
 from curate.pipeline.job import Plan
@@ -307,8 +307,8 @@ class WeightsActor:
         if text is not None and image is not None:
             self._share().merge(text, image, n_samples)
 
-    def weights(self, plan: Plan) -> tuple[FeatureWeights, int]:
-        """The feature weights, on the CPU, and the number of samples behind them."""
+    def weights(self, plan: Plan) -> tuple[FeatureWeights, dict[str, Places], int]:
+        """The feature weights, on the CPU, the tokens and the number of samples behind them."""
         share = self._share()
         weights = share.weights()
-        return FeatureWeights(weights.weight.cpu(), weights.has_weight.cpu()), share.n_samples
+        return FeatureWeights(weights.weight.cpu(), weights.has_weight.cpu()), share.places(), share.n_samples

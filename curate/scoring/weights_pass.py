@@ -6,7 +6,7 @@ import torch
 
 from curate.errors import ConfigurationError
 from curate.metrics.parameters import MetricParameters
-from curate.metrics.weights import FeatureWeights, TopTokens, feature_weights
+from curate.metrics.weights import FeatureWeights, Places, TopTokens, feature_weights
 from curate.models.family import CutModel
 from curate.models.packing import pack
 from curate.sae.dictionary import Dictionary
@@ -80,6 +80,18 @@ class WeightsPass:
             none = torch.zeros(self.dictionary.d_sae, dtype=torch.float64)
             return FeatureWeights(none, none.bool())
         return feature_weights(self.text, self.image)
+
+    def places(self) -> dict[str, Places]:
+        """Where the strongest tokens of each modality are, `text` and `image`; none where no sample could be used."""
+        found = {}
+        rows = torch.tensor(list(self.first_token))
+        for modality, top in (("text", self.text), ("image", self.image)):
+            if top is not None:
+                index, activation = (part.cpu() for part in top.indices())
+                there = index >= 0
+                row = torch.where(there, rows[index.clamp(min=0) // self.context], -1)
+                found[modality] = Places(row, torch.where(there, index % self.context, -1), activation)
+        return found
 
     def _top_tokens(self, like: torch.Tensor) -> tuple[TopTokens, TopTokens]:
         if self.text is None or self.image is None:

@@ -197,7 +197,7 @@ def test_a_dictionary_of_another_model_is_refused_or_noted(tmp_path, exported):
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, "note": "changed"}))
     options = ("score", "--model", "tuned", "--sae", demo.SAE, "--limit", 20, "--metric", "l0", "--output", "run")
-    refused(curate(*options, cwd=tmp_path), "--allow-model-mismatch scores all the same")
+    refused(curate(*options, cwd=tmp_path), "--allow-model-mismatch takes it all the same")
     result = curate(*options, "--allow-model-mismatch", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "note: the SAE was trained on a model with hash" in result.stderr.replace("\n", " ")

@@ -22,7 +22,7 @@ HAS = torch.tensor([True, False, True])
 
 
 def test_weights_come_back_as_they_were_from_their_folder_or_their_run(tmp_path):
-    written = write_weights(tmp_path / "weights", WEIGHT, HAS, **FACTS)
+    written = write_weights(tmp_path / "weights", WEIGHT, HAS, {}, **FACTS)
     assert (written.features, written.features_without_weight) == (3, 1)
     for folder in (tmp_path / "weights", tmp_path):
         weight, record = read_weights(folder)
@@ -32,14 +32,14 @@ def test_weights_come_back_as_they_were_from_their_folder_or_their_run(tmp_path)
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "other", "record", "shape"])
 def test_damaged_weights_are_refused(tmp_path, damage):
-    write_weights(tmp_path, WEIGHT, HAS, **FACTS)
+    write_weights(tmp_path, WEIGHT, HAS, {}, **FACTS)
     tensors, record = tmp_path / "feature_weights.safetensors", tmp_path / "feature_weights.json"
     if damage == "missing":
         tensors.unlink()
     elif damage == "truncated":
         tensors.write_bytes(tensors.read_bytes()[:-4])
     elif damage == "other":
-        write_weights(tmp_path / "b", WEIGHT + 1, HAS, **FACTS)
+        write_weights(tmp_path / "b", WEIGHT + 1, HAS, {}, **FACTS)
         tensors.write_bytes((tmp_path / "b" / tensors.name).read_bytes())
     elif damage == "record":
         record.write_text("{}")

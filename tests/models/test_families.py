@@ -173,12 +173,12 @@ def test_logits_are_the_whole_models(any_model):
     for inputs in any_model.inputs():
         expected = any_model.run(inputs)[0].logits[0]
         assert torch.equal(whole.logits(inputs), expected)
-        assert torch.equal(whole.logits(inputs, 1, lambda hidden: hidden), expected)
+        assert torch.equal(whole.logits(inputs, 1, lambda hidden, _: hidden), expected)
 
 
 @pytest.mark.parametrize("hook_layer", [0, 2, N_LAYERS - 1])
 def test_an_edit_takes_the_residual_streams_place(any_model, hook_layer):
-    def edit(hidden):
+    def edit(hidden, _=None):
         assert hidden.ndim == 2
         return 0.5 * hidden + torch.arange(len(hidden))[:, None]
 
@@ -196,7 +196,7 @@ def test_an_edit_takes_the_residual_streams_place(any_model, hook_layer):
     assert not torch.allclose(expected, without)
     # No hook is left behind, not even by an edit that fails.
     with pytest.raises(ZeroDivisionError):
-        whole.logits(inputs, hook_layer, lambda hidden: hidden / (1 // 0))
+        whole.logits(inputs, hook_layer, lambda hidden, _: hidden / (1 // 0))
     assert torch.equal(whole.logits(inputs), without)
 
 

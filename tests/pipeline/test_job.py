@@ -10,8 +10,6 @@ from tests.pipeline.small import job
 def test_a_text_model_scores_nothing(tmp_path):
     write_text_model(tmp_path, "mistral")
     the_job = job(tmp_path / "run", None, model=ModelSpec(name=str(tmp_path)), sae="demo")
-    with pytest.raises(
-        ConfigurationError, match=r"it is a text model \(mistral\); to score takes one that sees images"
-    ):
+    with pytest.raises(ConfigurationError, match=r"it is a text model \(mistral\); this takes one that sees images"):
         plan(the_job)
     assert not (tmp_path / "run").exists()

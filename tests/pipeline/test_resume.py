@@ -384,7 +384,7 @@ def test_weights_that_were_lost_are_computed_again_and_must_be_the_same(copy, wh
 def test_weights_that_were_replaced_are_refused_while_they_are_whole(copy, no_workers):
     weight, record = read_weights(copy / "run")
     facts = record.model_dump(exclude={"sha256", "features", "features_without_weight"})
-    write_weights(copy / "run" / "weights", weight + 1, weight != 0, **facts)
+    write_weights(copy / "run" / "weights", weight + 1, weight != 0, {}, **facts)
     (copy / "run" / "run.json").unlink()
     with pytest.raises(DataError, match="were lost or replaced: the run was begun with others"):
         run(job(copy / "run", copy / "data"))

@@ -1,0 +1,99 @@
+"""A model and a dictionary that fit each other."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from safetensors import SafetensorError, safe_open
+
+from curate import demo
+from curate.errors import ConfigurationError
+from curate.models import inspect_model
+from curate.models.family import ModelInfo
+from curate.sae.dictionary import DictionaryInfo, inspect_dictionary, known_scale
+
+
+class Pair(NamedTuple):
+    """A model and a dictionary that fit each other, the layer that they agree on, and what a reader should know."""
+
+    model: ModelInfo
+    sae: DictionaryInfo
+    hook_layer: int
+    notes: tuple[str, ...]
+
+
+def hook_layer(sae: DictionaryInfo, asked: int | None) -> int:
+    """The hook layer that the SAE and the command line agree on.
+
+    Raises:
+        ConfigurationError: they do not, or neither says.
+    """
+    if asked is not None and sae.hook_layer is not None and asked != sae.hook_layer:
+        raise ConfigurationError(f"--hook-layer {asked}: the SAE in {sae.path} was trained on layer {sae.hook_layer}")
+    layer = sae.hook_layer if asked is None else asked
+    if layer is None:
+        raise ConfigurationError(f"the SAE in {sae.path} does not say which layer it reads; name it with --hook-layer")
+    return layer
+
+
+def agree(model_name: str, sae_name: str, asked_layer: int | None, allow_model_mismatch: bool = False) -> Pair:
+    """Look at a model and a dictionary, and check that they fit each other; loads no weights.
+
+    Args:
+        model_name: a hub id, a folder, or demo.
+        sae_name: a sae_lens folder, RELEASE:SAE_ID, or demo.
+        asked_layer: a hook layer; by default as the dictionary says.
+        allow_model_mismatch: whether the dictionary may have been trained on another model.
+
+    Raises:
+        ConfigurationError: they do not fit each other.
+        DataError: the hub cannot be reached.
+    """
+    sae = inspect_dictionary(demo.resolve(sae_name, demo.SAE))
+    known_scale(sae)
+    model = inspect_model(demo.resolve(model_name, demo.MODEL))
+    if not model.family.takes_images:
+        raise ConfigurationError(
+            f"--model {model_name}: it is a text model ({model.family.model_type}); this takes one that sees images"
+        )
+    _check_weight_files(model, sae)
+    notes = list(sae.notes)
+    layer = hook_layer(sae, asked_layer)
+    if not 0 <= layer < model.n_layers:
+        raise ConfigurationError(f"hook layer {layer}: {model.name} has layers 0 to {model.n_layers - 1}")
+    if sae.d_model != model.d_model:
+        raise ConfigurationError(
+            f"the SAE in {sae.path} reads hidden states of width {sae.d_model}, {model.name} has {model.d_model}: "
+            "name the SAE that was trained on this model with --sae"
+        )
+    if difference := _model_difference(sae, model):
+        if not allow_model_mismatch:
+            raise ConfigurationError(
+                f"the SAE in {sae.path} was {difference}; --allow-model-mismatch takes it all the same, as for a "
+                "fine-tuned copy of that model"
+            )
+        notes.append(f"the SAE was {difference}")
+    elif sae.model_hash is None and sae.model_name is None:
+        notes.append(f"the SAE in {sae.path} does not say which model it was trained on")
+    return Pair(model, sae, layer, tuple(notes))
+
+
+def _check_weight_files(model: ModelInfo, sae: DictionaryInfo) -> None:
+    """A file that was cut off says so in its header, long before it would be loaded."""
+    for what, folder in (("model", model.path), ("SAE", sae.path)):
+        for file in sorted(folder.glob("*.safetensors")):
+            try:
+                with safe_open(file, "pt"):
+                    pass
+            except (SafetensorError, OSError) as error:
+                raise ConfigurationError(f"the {what}'s file {file} is damaged: {error}; fetch it again") from error
+
+
+def _model_difference(sae: DictionaryInfo, model: ModelInfo) -> str | None:
+    """By content hash where the SAE has one, else by the last part of the name that sae_lens records."""
+    if sae.model_hash is not None:
+        if sae.model_hash == model.sha256:
+            return None
+        return f"trained on a model with hash {sae.model_hash[:12]}, and {model.name} has {model.sha256[:12]}"
+    if sae.model_name is None or sae.model_name.rpartition("/")[2].lower() == Path(model.name).name.lower():
+        return None
+    return f"trained on {sae.model_name}, and the model is {model.name}"
