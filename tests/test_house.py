@@ -16,7 +16,8 @@ PACKAGE = ROOT / "curate"
 FLOORS = [
     {"cli"},
     {"jobs"},
-    {"experiments"},
+    {"report"},
+    {"experiments", "interpret"},
     {"training", "evaluation"},
     {"pipeline"},
     {"harvest"},
@@ -78,6 +79,7 @@ import sys
 sys.modules["ray"] = None
 import curate.datasets, curate.models, curate.sae.dictionary, curate.metrics.weights, curate.manifest.select
 import curate.manifest.verify, curate.manifest.weights, curate.scoring.scorer, curate.scoring.weights_pass
+import curate.interpret.study
 print("sae_lens" in sys.modules)
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -21,7 +21,8 @@ def export(
     from curate.demo.export import export as write
 
     write(directory, samples, seed)
-    OUT.print(printable(f"model, sae and data ({samples:,} rows in align-anything's layout) are in {directory}"))
+    data = f"data ({samples:,} rows in align-anything's layout)"
+    OUT.print(printable(f"model, sae, {data} and labelled shapes are in {directory}"), soft_wrap=True)
     folders = f"--data-dir {directory}/data --model {directory}/model --sae {directory}/sae"
     OUT.print("try:", printable(f"curate score --dataset align-anything {folders}"), soft_wrap=True)
 

@@ -9,10 +9,12 @@ import pyarrow.parquet as pq
 from safetensors.torch import load_file, save_file
 
 from curate.datasets.demo import demo_row
+from curate.datasets.labelled import LabelledSpec, open_labelled
 from curate.demo import MODEL, SAE
 from curate.errors import ConfigurationError
 
 _ROWS_PER_GROUP = 100
+SHAPES = 80
 SCHEMA = pa.schema(
     [
         pa.field("question", pa.string()),
@@ -32,9 +34,10 @@ _TEXT_TEMPLATE = (
 
 
 def export(directory: Path, samples: int, seed: int) -> None:
-    """Write `model`, `text-model`, `sae` and `data`.
+    """Write `model`, `text-model`, `sae`, `data` and `shapes`.
 
-    The data have align-anything's layout and columns, plus `quality`; the text model is the model's text part alone.
+    The data have align-anything's layout and columns, plus `quality`; the text model is the model's text part alone;
+    shapes are labelled images, a folder for each class.
 
     Raises:
         ConfigurationError: the folder holds something already, or cannot be made.
@@ -47,12 +50,22 @@ def export(directory: Path, samples: int, seed: int) -> None:
         shutil.copytree(MODEL, directory / "model")
         shutil.copytree(SAE, directory / "sae")
         write_text_model(directory / "text-model")
+        write_shapes(directory / "shapes", SHAPES, seed)
     except OSError as error:
         raise ConfigurationError(f"{directory} cannot be written: {error.strerror}") from error
     with pq.ParquetWriter(folder / "train-00000-of-00001.parquet", SCHEMA) as writer:
         for start in range(0, samples, _ROWS_PER_GROUP):
             rows = [demo_row(seed, row) for row in range(start, min(start + _ROWS_PER_GROUP, samples))]
             writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
+
+
+def write_shapes(folder: Path, n: int, seed: int) -> None:
+    """So many labelled images of the demo world in a new folder, those of a class in a folder of its name."""
+    images = open_labelled(LabelledSpec(name="demo-shapes", sample=n, seed=seed))
+    for place, label in enumerate(images.labels):
+        own = folder / images.classes[label]
+        own.mkdir(parents=True, exist_ok=True)
+        images.decode(place).save(own / f"{images.ids[place]}.png")
 
 
 def write_text_model(folder: Path) -> None:

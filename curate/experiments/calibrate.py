@@ -21,12 +21,12 @@ from curate.experiments.calibration import CONTROLS, FEWEST, Calibration, Found,
 from curate.experiments.damage import DAMAGES, OF_ANOTHER
 from curate.experiments.paired_auroc import own_share, paired_auroc
 from curate.manifest.atomic import write_batches, write_text
-from curate.manifest.inputs import INPUTS_FILE, RunInputs, own_files, read_inputs, write_inputs
+from curate.manifest.inputs import INPUTS_FILE, RunInputs, own_files, read_inputs, versions, write_inputs
 from curate.manifest.lock import LOCK, locked
 from curate.manifest.record import MANIFEST, RunRecord
 from curate.manifest.verify import read_tables
 from curate.metrics import METRICS
-from curate.pipeline.job import ScoreJob, agreeing, inside, versions
+from curate.pipeline.job import ScoreJob, agreeing, inside
 from curate.pipeline.score import score
 from curate.pipeline.session import Progress, Report
 from curate.sample import Sample
@@ -155,7 +155,9 @@ def calibrate(the_plan: CalibratePlan, report: Report, overwrite: bool = False) 
 
 
 def _refuse_another(the_plan: CalibratePlan, output: UPath) -> None:
-    inputs = RunInputs(arguments=the_plan.job.model_dump(mode="json"), decides=the_plan.decides, versions=versions())
+    inputs = RunInputs(
+        arguments=the_plan.job.model_dump(mode="json"), decides=the_plan.decides, versions=versions("ray", "pyarrow")
+    )
     begun = read_inputs(output)
     if begun is None:
         write_inputs(output, inputs)

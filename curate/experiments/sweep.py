@@ -12,10 +12,9 @@ from curate.experiments.sweep_job import BASE, CELLS, RUN, SweepJob, SweepPlan
 from curate.experiments.sweep_plot import draw_figure7, draw_figure8
 from curate.experiments.sweep_results import SweepRecord, as_csv, correlations, findings, means
 from curate.manifest.atomic import write_text
-from curate.manifest.inputs import INPUTS_FILE, RunInputs, own_files, read_inputs, write_inputs
+from curate.manifest.inputs import INPUTS_FILE, RunInputs, own_files, read_inputs, versions, write_inputs
 from curate.manifest.lock import LOCK, locked
 from curate.manifest.record import RunRecord
-from curate.pipeline.job import versions
 from curate.pipeline.resources import cluster_address
 from curate.pipeline.score import score
 from curate.pipeline.session import Report, resumable
@@ -100,7 +99,7 @@ def _refuse_another(the_plan: SweepPlan, run_hash: str | None) -> dict[str, Any]
         "dtype": job.model.dtype,
         "samples of feature weights": job.model_score_samples,
     }
-    inputs = RunInputs(arguments=job.model_dump(mode="json"), decides=decides, versions=versions())
+    inputs = RunInputs(arguments=job.model_dump(mode="json"), decides=decides, versions=versions("ray", "pyarrow"))
     if begun is not None and (differences := begun.differences(inputs)):
         raise ConfigurationError(
             f"--output {job.output} holds a sweep with another {'; '.join(differences)}; choose another folder, or "

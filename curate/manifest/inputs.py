@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Collection
+from importlib.metadata import version
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from upath import UPath
 
+from curate import __version__
 from curate.errors import ConfigurationError, DataError, first_line
 from curate.manifest.atomic import write_text
 
@@ -32,6 +34,11 @@ class RunInputs(BaseModel):
             for name in names
             if self.decides.get(name) != other.decides.get(name)
         ]
+
+
+def versions(*others: str) -> dict[str, str]:
+    """Of curate and of the libraries that may change the last digits of what a model says, and of others used."""
+    return {"curate": __version__, **{name: version(name) for name in ("torch", "transformers", *others)}}
 
 
 def _shown(value: JsonValue) -> str:

@@ -3,6 +3,7 @@
 from curate import __version__
 from curate.errors import DataError
 from curate.fingerprint import file_sha256
+from curate.manifest.inputs import versions
 from curate.manifest.ledger import ledger_sha256, shard_file
 from curate.manifest.rank import Totals, write_manifest
 from curate.manifest.record import (
@@ -18,7 +19,6 @@ from curate.manifest.record import (
     write_record,
 )
 from curate.manifest.weights import WEIGHTS_FILE, WEIGHTS_RECORD, WeightsRecord
-from curate.pipeline.job import versions
 from curate.pipeline.session import Session
 
 
@@ -72,7 +72,7 @@ def _record(session: Session, totals: Totals, weights: WeightsRecord | None) -> 
         batch_size=parameters.tokens_per_pass(the_plan.device),
         device=session.device,
         dtype=str(the_plan.dtype).removeprefix("torch."),
-        versions=versions(),
+        versions=versions("ray", "pyarrow"),
         counts=Counts(
             selected=len(the_plan.dataset),
             read=read,

@@ -3,16 +3,14 @@
 import os
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
 from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from curate import __version__
 from curate.datasets import DEMO, Dataset, DatasetSpec, open_dataset
 from curate.errors import ConfigurationError
-from curate.manifest.inputs import INPUTS_FILE, RunInputs, read_inputs
+from curate.manifest.inputs import INPUTS_FILE, RunInputs, read_inputs, versions
 from curate.manifest.weights import WeightsRecord, read_weights
 from curate.models import DEFAULT_MODEL, ModelSpec
 from curate.models.family import ModelInfo
@@ -275,9 +273,4 @@ def inputs(the_plan: Plan) -> RunInputs:
         "device": the_plan.device,
         "dtype": str(the_plan.dtype).removeprefix("torch."),
     }
-    return RunInputs(arguments=job.model_dump(mode="json"), decides=decides, versions=versions())
-
-
-def versions() -> dict[str, str]:
-    """Of curate and of the libraries that may change the last digits of a score."""
-    return {"curate": __version__, **{name: version(name) for name in ("torch", "transformers", "ray", "pyarrow")}}
+    return RunInputs(arguments=job.model_dump(mode="json"), decides=decides, versions=versions("ray", "pyarrow"))

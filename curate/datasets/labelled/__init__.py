@@ -53,7 +53,9 @@ def open_labelled(spec: LabelledSpec) -> LabelledImages:
 
 def _open(spec: LabelledSpec) -> LabelledImages:
     if spec.name in (demo.SHAPES_NAME, demo.COLOURS_NAME):
-        return demo.open_demo(spec.name, spec.sample or demo.DEFAULT_IMAGES, spec.seed)
+        # Of some classes alone, enough are drawn to choose from.
+        n = (spec.sample or demo.DEFAULT_IMAGES) * (len(demo.classes(spec.name)) if spec.classes else 1)
+        return demo.open_demo(spec.name, n, spec.seed)
     if spec.name == digits.NAME:
         return digits.open_digits()
     path = location(spec.name)
@@ -61,9 +63,8 @@ def _open(spec: LabelledSpec) -> LabelledImages:
         raise ConfigurationError(
             f"--images {spec.name}: neither a known set of labelled images ({', '.join(NAMED)}) nor a folder"
         )
-    return (
-        cifar100.open_cifar100(path, spec.split) if cifar100.is_cifar100(path) else folder.open_folder(path, spec.split)
-    )
+    opened = cifar100.open_cifar100 if cifar100.is_cifar100(path) else folder.open_folder
+    return opened(path, spec.split)
 
 
 def _drawn(found: LabelledImages, places: list[int], n: int, seed: int) -> list[int]:

@@ -12,14 +12,18 @@ SHAPES_NAME, COLOURS_NAME = "demo-shapes", "demo-colours"
 DEFAULT_IMAGES = 1000
 
 
+def classes(name: str) -> tuple[str, ...]:
+    """The classes of a set."""
+    return SHAPES if name == SHAPES_NAME else tuple(COLOURS)
+
+
 def open_demo(name: str, n: int, seed: int) -> LabelledImages:
     """So many scenes, with all shapes or colours equally often."""
-    by_shape = name == SHAPES_NAME
-    classes = tuple(SHAPES if by_shape else COLOURS)
+    by_shape, known = name == SHAPES_NAME, classes(name)
 
     def scene(place: int) -> tuple[Scene, random.Random]:
         rng = random.Random(f"{name}:{seed}:{place}")
-        shown = classes[place % len(classes)]
+        shown = known[place % len(known)]
         other = rng.choice(tuple(COLOURS if by_shape else SHAPES))
         colour, shape = (other, shown) if by_shape else (shown, other)
         return Scene((Item(colour, shape, rng.randrange(len(QUADRANTS))),), rng.choice(SIZES)), rng
@@ -33,13 +37,13 @@ def open_demo(name: str, n: int, seed: int) -> LabelledImages:
 
     def answer(place: int, label: int) -> str:
         (item,) = scene(place)[0].items
-        said = classes[label]
+        said = known[label]
         return f"The {item.colour} object is a {said}." if by_shape else f"The {item.shape} is {said}."
 
     return LabelledImages(
         name=name,
-        classes=classes,
-        labels=tuple(place % len(classes) for place in range(n)),
+        classes=known,
+        labels=tuple(place % len(known) for place in range(n)),
         ids=tuple(f"{place:08d}" for place in range(n)),
         sha256=lambda: text_sha256(f"{name} {n} {seed}"),
         decode=decode,

@@ -1,6 +1,7 @@
 """The 1,797 handwritten digits of 8 × 8 pixels that come with scikit-learn (UCI, Alpaydin and Kaynak 1998)."""
 
 import hashlib
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,7 +17,7 @@ def open_digits() -> LabelledImages:
     """All of them, dark on light as they were written."""
     from sklearn.datasets import load_digits
 
-    found = load_digits()
+    found: Any = load_digits()
     labels = tuple(int(label) for label in found["target"])
     pixels = np.round((1 - found["images"] / _LEVELS) * 255).astype(np.uint8)
     return LabelledImages(

@@ -34,7 +34,7 @@ def open_folder(folder: UPath, split: str) -> LabelledImages:
     if len(found) < 2:
         raise ConfigurationError(
             f"{root} has images in {len(found)} folders, and there are two classes at least: CLASS/NAME.jpg "
-            f"({', '.join(SUFFIXES)}); curate demo shapes writes such a folder"
+            f"({', '.join(SUFFIXES)}); curate demo export writes one, called shapes"
         )
     files = [(label, file) for label, name in enumerate(found) for file in found[name]]
     classes = tuple(names.get(name, name.replace("_", " ")) for name in found)

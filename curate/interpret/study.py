@@ -1,0 +1,171 @@
+"""What the studies of features share: which images, model and dictionaries, and the folder that keeps the work."""
+
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from curate.datasets.labelled import NAMED, LabelledSpec
+from curate.errors import ConfigurationError
+from curate.harvest.job import device_and_dtype
+from curate.manifest.inputs import INPUTS_FILE, RunInputs, own_files, read_inputs, versions, write_inputs
+from curate.manifest.lock import LOCK, locked
+from curate.models import DEFAULT_MODEL, DEMO, ModelSpec
+from curate.models.family import CutModel, InputBuilder, ModelInfo, WholeModel
+from curate.scoring.pair import Pair, agree
+from curate.storage import LocalFolder, absolute, absolute_if_there, location, remove
+
+# Of (done, in all).
+Report = Callable[[int, int], None]
+
+
+class StudyJob(BaseModel):
+    """What every study is asked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    output: LocalFolder = Field(description="the folder of all that is made, on this machine")
+    images: LabelledSpec = Field(default=LabelledSpec(), description="labelled images")
+    model: ModelSpec = Field(
+        default=None,
+        validate_default=True,
+        description=f"by default demo for {', '.join(NAMED)}, else {DEFAULT_MODEL}",
+    )
+    hook_layer: int | None = Field(default=None, ge=0, description="the block that SAEs read, where files do not say")
+    allow_model_mismatch: bool = Field(default=False, description="take an SAE that was trained on another model")
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _default_model(cls, model: Any, info: ValidationInfo) -> Any:
+        """Real images are never looked at with the demo model unasked."""
+        given = {} if model is None else model
+        if not isinstance(given, dict) or given.get("name") is not None:
+            return given
+        real = "images" in info.data and info.data["images"].name not in NAMED
+        return {**given, "name": DEFAULT_MODEL if real else DEMO}
+
+    def absolute(self) -> "StudyJob":
+        """The job with local paths made absolute."""
+        places = {"output": absolute(self.output), "images": self.images.absolute(), "model": self.model.absolute()}
+        return self.model_copy(update=places)
+
+
+def default_sae(sae: Any, info: ValidationInfo) -> Any:
+    """The demo's, for the demo model; a validator of a field that names a dictionary.
+
+    Raises:
+        ValueError: none is named for another model.
+    """
+    if sae is not None:
+        return sae
+    if "model" in info.data and (name := info.data["model"].name) != DEMO:
+        raise ValueError(f"no SAE is named for {name}: give --sae FOLDER, or RELEASE:SAE_ID of sae_lens")
+    return DEMO
+
+
+def absolute_sae(name: str) -> str:
+    """A dictionary's folder made absolute."""
+    return name if name == DEMO else absolute_if_there(name)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, and the dictionaries through which it is looked at.
+
+    Attributes:
+        pairs: by the dictionary's name.
+    """
+
+    model: ModelInfo
+    pairs: Mapping[str, Pair]
+    device: str
+    dtype: torch.dtype
+
+    @property
+    def layers(self) -> list[int]:
+        """The hook layers, ascending."""
+        return sorted({pair.hook_layer for pair in self.pairs.values()})
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know of the dictionaries."""
+        return tuple(dict.fromkeys(note for pair in self.pairs.values() for note in pair.notes))
+
+    def decides(self) -> dict[str, Any]:
+        """What hidden states and activations depend on."""
+        return {
+            "model hash": self.model.sha256,
+            "SAEs": {name: [pair.sae.sha256, pair.hook_layer] for name, pair in self.pairs.items()},
+            "device": self.device,
+            "dtype": str(self.dtype).removeprefix("torch."),
+        }
+
+    def load_builder(self) -> InputBuilder:
+        """Tokenizer and image processor."""
+        return self.model.family.load_builder(self.model)
+
+    def load_cut(self) -> CutModel:
+        """The model up to the highest hook layer."""
+        return self.model.family.load_model(self.model, self.layers[-1], self.dtype, self.device)
+
+    def load_whole(self) -> WholeModel:
+        """All of the model."""
+        return self.model.family.load_whole(self.model, self.dtype, self.device)
+
+
+def look_at(
+    model: ModelSpec, saes: Sequence[str], hook_layer: int | None = None, allow_model_mismatch: bool = False
+) -> Subject:
+    """Find a model and dictionaries, and check that they fit; loads no weights.
+
+    Raises:
+        ConfigurationError: they do not; the message says what to do.
+        DataError: the hub cannot be reached.
+    """
+    pairs = {name: agree(model.name, name, hook_layer, allow_model_mismatch) for name in saes}
+    device, dtype = device_and_dtype(model)
+    info = replace(next(iter(pairs.values())).model, name=model.name)
+    return Subject(info, pairs, device, dtype)
+
+
+@contextlib.contextmanager
+def study_folder(
+    job: StudyJob, decides: Mapping[str, Any], ours: Collection[str], overwrite: bool, what: str
+) -> Iterator[Path]:
+    """Hold the output folder of a study, new or begun with the same inputs.
+
+    Args:
+        decides: what the result depends on.
+        ours: the names of what the study writes.
+        what: the study, for messages.
+
+    Raises:
+        ConfigurationError: the folder holds something else, another study, or one that goes on in another process.
+        KeyboardInterrupt: as it came, with the way to go on.
+    """
+    output = Path(job.output)
+    ours = {*ours, INPUTS_FILE, LOCK}
+    own_files(output, ours, what)
+    with locked(location(job.output)):
+        if overwrite:
+            for name in sorted(own_files(output, ours, what)):
+                remove(location(str(output / name)))
+        inputs = RunInputs(arguments=job.model_dump(mode="json"), decides=dict(decides), versions=versions())
+        begun = read_inputs(output)
+        if begun is None:
+            write_inputs(location(job.output), inputs)
+        elif differences := begun.differences(inputs):
+            raise ConfigurationError(
+                f"--output {output} holds a {what} with another {'; '.join(differences)}; choose another folder, or "
+                "--overwrite"
+            )
+        try:
+            yield output
+        except KeyboardInterrupt as signal:
+            if str(signal):
+                raise
+            raise type(signal)(f"interrupted; {output} keeps what was done; the same command goes on") from None
