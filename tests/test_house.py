@@ -24,7 +24,7 @@ FLOORS = [
     {"scoring"},
     {"demo"},
     {"datasets", "models", "sae", "metrics", "manifest"},
-    {"hub", "fingerprint", "sample", "storage"},
+    {"hub", "fingerprint", "sample", "storage", "palette"},
     {"errors"},
 ]
 # The recipe in demo/ trains with what scoring uses; its constants are what pipeline and cli name.
@@ -79,7 +79,9 @@ import sys
 sys.modules["ray"] = None
 import curate.datasets, curate.models, curate.sae.dictionary, curate.metrics.weights, curate.manifest.select
 import curate.manifest.verify, curate.manifest.weights, curate.scoring.scorer, curate.scoring.weights_pass
-import curate.interpret.study
+import curate.interpret.explain, curate.interpret.features, curate.interpret.patches, curate.interpret.probe
+import curate.interpret.steer, curate.report.explanation, curate.report.features, curate.report.patches
+import curate.report.probe, curate.report.steer
 print("sae_lens" in sys.modules)
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

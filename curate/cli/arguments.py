@@ -1,5 +1,6 @@
 """Arguments that several verbs take."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -77,6 +78,21 @@ def without_configured_for_demo(ctx: typer.Context, options: dict[str, Any]) -> 
     return {**options, "model": model, "sae": sae}
 
 
+def parts(text: str | None) -> list[str] | None:
+    """The values of an option that are joined by commas, without empty ones."""
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def refuse(ctx: typer.Context, names: Sequence[str], why: str) -> None:
+    """Refuse options that were given and would do nothing.
+
+    Raises:
+        ConfigurationError: one was.
+    """
+    if given := [name for name in names if typed(ctx, name)]:
+        raise ConfigurationError(f"--{given[0].replace('_', '-')} {why}")
+
+
 def pairs(option: str, text: str | None) -> dict[str, str] | None:
     """What an option of the form name=value,name=value says.
 
@@ -112,4 +128,8 @@ def option_error(error: Any) -> ConfigurationError:
     # A part of the job that is wrong as a whole names its options itself.
     option = f"--{names[-1].replace('_', '-')}: " if names and names not in (["resources"], ["parameters"]) else ""
     option = option.replace("--metrics:", "--metric:").replace("--name:", "--dataset:").replace("--models:", "--on:")
+    option = option.replace("--saes:", "--sae:").replace("--features:", "--feature:")
+    option = option.replace("--strengths:", "--strength:").replace("--units:", "--unit:")
+    if names[:1] == ["images"]:
+        option = option.replace("--dataset:", "--images:")
     return ConfigurationError(option + first["msg"].removeprefix("Value error, "))

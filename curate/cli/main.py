@@ -16,9 +16,13 @@ from curate.cli import (
     demo,
     doctor,
     evaluate,
+    explain,
+    features,
     jobs,
     logs,
     metrics,
+    patches,
+    probe,
     quarantine,
     retry,
     run,
@@ -27,6 +31,7 @@ from curate.cli import (
     select,
     show,
     status,
+    steer,
     stop,
     submit,
     sweep,
@@ -92,8 +97,13 @@ app.command("logs")(logs.logs)
 app.command("stop")(stop.stop)
 app.command("datasets")(datasets.datasets)
 app.command("metrics")(metrics.metrics)
+app.command("explain")(explain.explain)
+app.command("features")(features.features)
 app.command("calibrate")(calibrate.calibrate)
 app.command("sweep")(sweep.sweep)
+app.command("patches")(patches.patches)
+app.command("probe")(probe.probe)
+app.command("steer")(steer.steer)
 app.add_typer(train.app, name="train")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(sae.app, name="sae")

@@ -25,6 +25,10 @@ TITLES = {
     "answers": "questions answered",
     "sweep": "trainings and evaluations",
     "reviews": "answers judged",
+    "images": "images read",
+    "classifiers": "classifiers fitted",
+    "patches": "images masked",
+    "steer": "answers",
 }
 UNITS = {
     "samples": "samples",
@@ -33,6 +37,10 @@ UNITS = {
     "answers": "questions",
     "reviews": "reviews",
     "sweep": "tasks",
+    "images": "images",
+    "classifiers": "classifiers",
+    "patches": "images",
+    "steer": "answers",
 }
 
 

@@ -37,8 +37,23 @@ def run(
 
 def run_job(job: Any, json: bool = False) -> None:
     """Run a job of one stage as its verb does."""
-    from curate.cli import calibrate, evaluate, retry, sae_evaluate, sae_train, score, select, sweep, train
+    from curate.cli import (
+        calibrate,
+        evaluate,
+        features,
+        patches,
+        probe,
+        retry,
+        sae_evaluate,
+        sae_train,
+        score,
+        select,
+        steer,
+        sweep,
+        train,
+    )
 
     runners = {"score": score, "select": select, "retry": retry, "sae-train": sae_train, "sae-evaluate": sae_evaluate}
-    runners |= {"train": train, "evaluate": evaluate, "sweep": sweep, "calibrate": calibrate}
+    runners |= {"train": train, "evaluate": evaluate, "sweep": sweep, "calibrate": calibrate, "patches": patches}
+    runners |= {"features": features, "probe": probe, "steer": steer}
     runners[job.kind].run_job(job, json)

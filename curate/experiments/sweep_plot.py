@@ -9,12 +9,9 @@ import numpy as np
 from curate.experiments.sweep_job import FULL, RANDOM
 from curate.experiments.sweep_results import Mean, SweepRecord
 from curate.manifest.atomic import write_atomically
+from curate.palette import COLOURS, GREY, INK, MARKERS
 from curate.storage import location
 
-# Okabe and Ito's colours, which colour-blind people can tell apart; markers tell them apart in grey, too.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-GREY, INK = "#777777", "#222222"
 _ONE_POINT = 1
 
 

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -21,6 +21,16 @@ from curate.storage import LocalFolder, absolute, absolute_if_there, location, r
 
 # Of (done, in all).
 Report = Callable[[int, int], None]
+
+
+class LeftOut(BaseModel):
+    """An image that could not be looked at."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str = Field(description="the image's name")
+    error: str = Field(description="the class of what kept it from being looked at")
+    reason: str = Field(description="that error's own words")
 
 
 class StudyJob(BaseModel):
@@ -48,7 +58,7 @@ class StudyJob(BaseModel):
         real = "images" in info.data and info.data["images"].name not in NAMED
         return {**given, "name": DEFAULT_MODEL if real else DEMO}
 
-    def absolute(self) -> "StudyJob":
+    def absolute(self) -> Self:
         """The job with local paths made absolute."""
         places = {"output": absolute(self.output), "images": self.images.absolute(), "model": self.model.absolute()}
         return self.model_copy(update=places)
@@ -70,6 +80,42 @@ def default_sae(sae: Any, info: ValidationInfo) -> Any:
 def absolute_sae(name: str) -> str:
     """A dictionary's folder made absolute."""
     return name if name == DEMO else absolute_if_there(name)
+
+
+class ManySAEsJob(StudyJob):
+    """What a study is asked that compares dictionaries, each of whatever hook layer, from one pass of the model."""
+
+    saes: tuple[str, ...] = Field(
+        default=None,
+        validate_default=True,
+        min_length=1,
+        description="each a sae_lens folder, or RELEASE:SAE_ID, of any layer; by default demo for the model demo",
+    )
+
+    @field_validator("saes", mode="before")
+    @classmethod
+    def _default_saes(cls, saes: Any, info: ValidationInfo) -> Any:
+        return saes or (default_sae(None, info),)
+
+    @field_validator("saes")
+    @classmethod
+    def _named_once(cls, saes: tuple[str, ...]) -> tuple[str, ...]:
+        return once_each(saes)
+
+    def absolute(self) -> Self:
+        """The job with local paths made absolute."""
+        return super().absolute().model_copy(update={"saes": tuple(map(absolute_sae, self.saes))})
+
+
+def once_each(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The values of an option, each named once.
+
+    Raises:
+        ValueError: one is named twice.
+    """
+    if repeated := [value for value in dict.fromkeys(values) if values.count(value) > 1]:
+        raise ValueError(f"{repeated[0]} is named twice")
+    return values
 
 
 @dataclass(frozen=True)

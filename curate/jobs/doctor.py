@@ -17,6 +17,14 @@ from curate.harvest.evaluate_job import EvaluatePlan, SAEEvaluateJob
 from curate.harvest.evaluate_job import plan as plan_evaluation
 from curate.harvest.job import SAETrainJob, TrainPlan
 from curate.harvest.job import plan as plan_training
+from curate.interpret.features import FeaturesJob, FeaturesPlan
+from curate.interpret.features import plan as plan_features
+from curate.interpret.patches_job import PatchesJob, PatchesPlan
+from curate.interpret.patches_job import plan as plan_patches
+from curate.interpret.probe_job import ProbeJob, ProbePlan
+from curate.interpret.probe_job import plan as plan_probe
+from curate.interpret.steer_job import SteerJob, SteerPlan
+from curate.interpret.steer_job import plan as plan_steering
 from curate.jobs.files import Job
 from curate.jobs.pipeline import PipelineJob, references
 from curate.manifest.ledger import read_ledger
@@ -57,6 +65,14 @@ def examine(job: Job, price: float | None = None, overwrite: bool = False) -> It
             yield from tried("sweep", lambda: plan_sweep(job), _swept)
         case CalibrateJob():
             yield from tried("calibration", lambda: plan_calibration(job), _calibrated)
+        case FeaturesJob():
+            yield from tried("features", lambda: plan_features(job), _listed)
+        case PatchesJob():
+            yield from tried("study of patches", lambda: plan_patches(job), _masked)
+        case ProbeJob():
+            yield from tried("probe", lambda: plan_probe(job), _probed)
+        case SteerJob():
+            yield from tried("steering", lambda: plan_steering(job), _steered)
         case PipelineJob():
             for name in job.order():
                 for finding in _stage(job, name, price):
@@ -141,6 +157,40 @@ def _calibrated(plan: CalibratePlan) -> str:
     return (
         f"would score {n:,} samples of {plan.dataset.name} and {n * len(job.damages):,} damaged copies by "
         f"{', '.join(job.score.parameters.metrics)}"
+    )
+
+
+def _listed(plan: FeaturesPlan) -> str:
+    return (
+        f"would read {len(plan.images.labels):,} images of {len(plan.images.classes):,} classes of {plan.images.name} "
+        f"with {plan.job.model.name} on {plan.subject.device}, and list the features of {', '.join(plan.job.saes)}"
+    )
+
+
+def _masked(plan: PatchesPlan) -> str:
+    job, n = plan.job, len(plan.images.labels)
+    return (
+        f"would look at {n:,} images of {len(plan.images.classes):,} classes of {plan.images.name} whole, and "
+        f"{len(job.methods) * len(job.ratios)} times masked, with {job.model.name} on {plan.subject.device}"
+    )
+
+
+def _probed(plan: ProbePlan) -> str:
+    job, n, classes = plan.job, len(plan.images.labels), len(plan.images.classes)
+    return (
+        f"would read {n:,} images of {classes:,} classes of {plan.images.name} with {job.model.name} on "
+        f"{plan.subject.device}, and fit linear classifiers on features of "
+        f"{', '.join(job.saes)}, and on the vision tower's own"
+    )
+
+
+def _steered(plan: SteerPlan) -> str:
+    job, n = plan.job, len(plan.places)
+    edits = len(job.edit.steps) * (1 + job.random_directions)
+    return (
+        f"would answer about {n:,} images of {plan.images.name} with {job.model.name} on {plan.subject.device}, and "
+        f"{edits:,} times more with features {', '.join(map(str, job.edit.features))} or random directions edited: "
+        f"{n * (1 + edits):,} answers"
     )
 
 

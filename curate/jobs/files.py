@@ -13,6 +13,10 @@ from curate.experiments.calibrate import CalibrateJob
 from curate.experiments.sweep_job import SweepJob
 from curate.harvest.evaluate_job import SAEEvaluateJob
 from curate.harvest.job import SAETrainJob
+from curate.interpret.features import FeaturesJob
+from curate.interpret.patches_job import PatchesJob
+from curate.interpret.probe_job import ProbeJob
+from curate.interpret.steer_job import SteerJob
 from curate.jobs.pipeline import STAGE_KINDS, PipelineJob
 from curate.manifest.select import SelectJob
 from curate.pipeline.job import ScoreJob
@@ -29,6 +33,10 @@ Job = (
     | EvaluateJob
     | SweepJob
     | CalibrateJob
+    | FeaturesJob
+    | PatchesJob
+    | ProbeJob
+    | SteerJob
     | PipelineJob
 )
 # A verb that does work adds its job here, and to the stages of a pipeline if others can take its output.
@@ -42,6 +50,10 @@ KINDS: dict[str, type[Job]] = {
     "evaluate": EvaluateJob,
     "sweep": SweepJob,
     "calibrate": CalibrateJob,
+    "features": FeaturesJob,
+    "patches": PatchesJob,
+    "probe": ProbeJob,
+    "steer": SteerJob,
     "pipeline": PipelineJob,
 }
 SCHEMAS = Path(__file__).parent.parent.resolve() / "schemas"

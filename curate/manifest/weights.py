@@ -15,9 +15,19 @@ from curate.errors import ConfigurationError, first_line
 from curate.fingerprint import file_sha256
 from curate.manifest.atomic import write_atomically, write_text
 from curate.manifest.record import WEIGHTS_FOLDER
+from curate.storage import location
 
 WEIGHTS_FILE, WEIGHTS_RECORD = "feature_weights.safetensors", "feature_weights.json"
 PLACES = ("row", "position", "activation")
+# What fields of the record are called in messages.
+NAMES = {
+    "model_sha256": "model hash",
+    "sae_sha256": "SAE hash",
+    "hook_layer": "hook layer",
+    "top_k": "top-K",
+    "rule": "weight rule",
+    "text": "text",
+}
 
 
 class WeightsRecord(BaseModel):
@@ -96,6 +106,26 @@ def read_weights(folder: UPath) -> tuple[Float[Tensor, " d_sae"], WeightsRecord]
         raise ConfigurationError(
             f"{folder / WEIGHTS_FILE} holds no finite float64 weights of {record.features} features"
         )
+    return weight, record
+
+
+def given_weights(folder: str, **wanted: object) -> tuple[Float[Tensor, " d_sae"], WeightsRecord]:
+    """Feature weights that a user names, and their record.
+
+    Args:
+        wanted: fields of the record, as they must be.
+
+    Raises:
+        ConfigurationError: they are of another model, dictionary or rule, or as of `read_weights`.
+    """
+    weight, record = read_weights(location(folder))
+    have = {name: getattr(record, name) for name in wanted}
+    if differences := [
+        f"{NAMES[name]} {str(have[name])[:16]} ≠ {str(need)[:16]}"
+        for name, need in wanted.items()
+        if have[name] != need
+    ]:
+        raise ConfigurationError(f"--weights {folder}: computed with another {'; '.join(differences)}")
     return weight, record
 
 

@@ -6,6 +6,7 @@ import unicodedata
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import takewhile
 from threading import Lock
 from typing import Any, Protocol
@@ -110,9 +111,25 @@ class Builder:
         assert self.images is not None, "a text model sees no patches"
         return Patches(image.size, self.images.views(image))
 
+    def mean_colour(self) -> tuple[int, int, int]:
+        """The colour whose pixels are 0 for the model, as near as whole levels come."""
+        own = self.processor.image_processor
+        scale = own.rescale_factor if own.do_rescale else 1
+        red, green, blue = (round(mean / scale) for mean in (own.image_mean if own.do_normalize else (0, 0, 0)))
+        return red, green, blue
+
     def token_texts(self, ids: Int[Tensor, " tokens"]) -> list[str]:
         """The text of each token by itself; a part of a character is a replacement character."""
-        return [self._tokenizer.decode([token]) for token in ids.tolist()]
+        decode = partial(self._tokenizer.decode, clean_up_tokenization_spaces=False)
+        texts, before = [], None
+        for token in ids.tolist():
+            # Many tokenizers strip the space that a text begins with, and so that of a token by itself.
+            alone = decode([token])
+            follows = "" if before is None else decode([before])
+            both = alone if before is None else decode([before, token])
+            texts.append(both[len(follows) :] if both.startswith(follows) else alone)
+            before = token
+        return texts
 
     def decode(self, ids: Int[Tensor, " tokens"]) -> str:
         """The text of token ids, without special tokens and without white space around it."""

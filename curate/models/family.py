@@ -74,6 +74,10 @@ class InputBuilder(Protocol):
         """
         ...
 
+    def mean_colour(self) -> tuple[int, int, int]:
+        """The colour whose pixels are 0 for the model, as near as whole levels come."""
+        ...
+
     def token_texts(self, ids: Int[Tensor, " tokens"]) -> list[str]:
         """The text of each token by itself, special tokens too; a part of a character is a replacement character."""
         ...

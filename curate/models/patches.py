@@ -63,6 +63,18 @@ class Patches:
     def columns(self) -> int:
         return self.views[0].columns
 
+    def boxes(self, n_tokens: int) -> list[Box | None]:
+        """The part of the image that each of its tokens looks at; None for what separates rows."""
+        found: list[Box | None] = [None] * n_tokens
+        for view in self.views:
+            (left, top, right, bottom), tokens = view.box, view.tokens.tolist()
+            width, height = (right - left) / view.columns, (bottom - top) / view.rows
+            for row, of_row in enumerate(tokens):
+                for column, token in enumerate(of_row):
+                    x, y = left + column * width, top + row * height
+                    found[token] = Box(x, y, x + width, y + height)
+        return found
+
     def on_grid(self, values: Float[Tensor, "image_tokens n"]) -> Float[Tensor, "rows columns n"]:
         """The mean over each patch's area of what the tokens there say, at all resolutions alike.
 
@@ -80,6 +92,23 @@ class Patches:
             total += torch.einsum("ri,ijn,cj->rcn", down, seen, across)
             area += (down.sum(1)[:, None] * across.sum(1))[..., None]
         return total / area
+
+    def strongest(
+        self, values: Float[Tensor, " image_tokens"], width: int, height: int
+    ) -> Float[Tensor, "height width"]:
+        """The strongest of what all tokens say that look at a place, for a picture of `width` × `height` places.
+
+        0 where the model sees nothing, and below 0 nowhere.
+        """
+        found = torch.zeros(height, width, dtype=torch.float64)
+        for view in self.views:
+            left, top, right, bottom = view.box
+            across, down = width / self.size[0], height / self.size[1]
+            row = _place(height, top * down, bottom * down, view.rows)
+            column = _place(width, left * across, right * across, view.columns)
+            seen = values[view.tokens].cpu().double()[row.clamp(min=0)[:, None], column.clamp(min=0)]
+            found = torch.maximum(found, torch.where((row >= 0)[:, None] & (column >= 0), seen, 0))
+        return found
 
     def of_pixels(self) -> Int[Tensor, "height width"]:
         """The patch, counted row by row, that each pixel's centre lies in; -1 where the model does not see it."""
@@ -102,7 +131,8 @@ def _overlap(grid: tuple[float, float], n: int, tokens: tuple[float, float], m: 
 def _place(pixels: int, start: float, stop: float, n: int) -> Int[Tensor, " pixels"]:
     """Which of n equal parts of an interval each pixel's centre lies in; -1 where in none."""
     centres = torch.arange(pixels, dtype=torch.float64) + 0.5
-    place = ((centres - start) * n / (stop - start)).floor().long()
+    # Rounded, for a centre that lies on an edge is of the part after it, whatever the last bit says.
+    place = ((centres - start) * n / (stop - start)).round(decimals=9).floor().long()
     return torch.where((place >= 0) & (place < n), place, -1)
 
 

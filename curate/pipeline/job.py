@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from curate.datasets import DEMO, Dataset, DatasetSpec, open_dataset
 from curate.errors import ConfigurationError
 from curate.manifest.inputs import INPUTS_FILE, RunInputs, read_inputs, versions
-from curate.manifest.weights import WeightsRecord, read_weights
+from curate.manifest.weights import WeightsRecord, given_weights
 from curate.models import DEFAULT_MODEL, ModelSpec
 from curate.models.family import ModelInfo
 from curate.pipeline.connection import cluster_has_gpus
@@ -239,20 +239,15 @@ def _reused_weights(
     source, own = location(job.weights), location(job.output)
     # A run that goes on has its own copy of what it was given, which `inputs` compares with what it was begun with.
     resumed = not overwrite and (own / INPUTS_FILE).is_file()
-    _, record = read_weights(own if resumed and not source.exists() else source)
-    wanted = {
-        "model hash": (record.model_sha256, model.sha256),
-        "SAE hash": (record.sae_sha256, sae.sha256),
-        "hook layer": (record.hook_layer, layer),
-        "top-K": (record.top_k, job.parameters.top_k),
-        "weight rule": (record.rule, job.parameters.weight_rule),
-        "text": (record.text, job.parameters.weights_text),
-    }
-    differences = [
-        f"{what} {str(have)[:16]} ≠ {str(need)[:16]}" for what, (have, need) in wanted.items() if have != need
-    ]
-    if differences:
-        raise ConfigurationError(f"--weights {job.weights}: computed with another {'; '.join(differences)}")
+    _, record = given_weights(
+        job.output if resumed and not source.exists() else job.weights,
+        model_sha256=model.sha256,
+        sae_sha256=sae.sha256,
+        hook_layer=layer,
+        top_k=job.parameters.top_k,
+        rule=job.parameters.weight_rule,
+        text=job.parameters.weights_text,
+    )
     return record
 
 

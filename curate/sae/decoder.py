@@ -26,13 +26,18 @@ class Decoder:
         Args:
             hidden: what the activations were encoded from; read only where each token was normalised by itself.
         """
-        found = torch.addmm(self.bias, z.to(self.weight.dtype), self.weight)
+        found = torch.addmm(self.bias, z.to(self.weight.dtype), self.weight) * self.token_scale(hidden)
+        return found + hidden.to(found.dtype).mean(dim=1, keepdim=True) if self.normalize == "layer_norm" else found
+
+    def token_scale(self, hidden: Float[Tensor, "tokens d_model"]) -> Float[Tensor, "tokens 1"]:
+        """How long a unit of `weight` is at each token in the hidden states' own units: 1 but for a dictionary that
+        normalised each token by itself."""
+        hidden = hidden.to(self.weight.dtype)
         if self.normalize == "constant_norm_rescale":
-            return found * (hidden.to(found.dtype).norm(dim=1, keepdim=True) / found.shape[1] ** 0.5)
+            return hidden.norm(dim=1, keepdim=True) / hidden.shape[1] ** 0.5
         if self.normalize == "layer_norm":
-            hidden = hidden.to(found.dtype)
-            return found * hidden.std(dim=1, keepdim=True) + hidden.mean(dim=1, keepdim=True)
-        return found
+            return hidden.std(dim=1, keepdim=True)
+        return hidden.new_ones(len(hidden), 1)
 
 
 def load_decoder(info: DictionaryInfo, device: str = "cpu") -> Decoder:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -22,6 +22,7 @@ ARCHITECTURES = ("standard", "topk", "jumprelu", "gated")
 RENAMED = {"hook_point": "hook_name", "hook_point_layer": "hook_layer", "activation_fn_str": "activation_fn"}
 UNFOLDED = "expected_average_only_in"
 ALL = slice(None)
+Features = slice | Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -90,13 +91,13 @@ class Dictionary:
         return hidden
 
     def affine(
-        self, normalized: Float[Tensor, "tokens d_model"], features: slice = ALL
+        self, normalized: Float[Tensor, "tokens d_model"], features: Features = ALL
     ) -> Float[Tensor, "tokens features"]:
         """Pre-activations of these features."""
         return torch.addmm(self.bias[features], normalized, self.weight[:, features])
 
     def activations(
-        self, pre: Float[Tensor, "tokens features"], features: slice = ALL
+        self, pre: Float[Tensor, "tokens features"], features: Features = ALL
     ) -> Float[Tensor, "tokens features"]:
         """Activations z ≥ 0 from pre-activations (sae_lens's `encode`, by architecture).
 
@@ -113,7 +114,7 @@ class Dictionary:
             return torch.where(pre > 0, self._magnitude(pre, features).relu(), 0)
         return pre.relu()
 
-    def _magnitude(self, pre: Float[Tensor, "tokens features"], features: slice) -> Float[Tensor, "tokens features"]:
+    def _magnitude(self, pre: Float[Tensor, "tokens features"], features: Features) -> Float[Tensor, "tokens features"]:
         assert self.magnitude_scale is not None
         assert self.magnitude_shift is not None
         return pre * self.magnitude_scale[features] + self.magnitude_shift[features]

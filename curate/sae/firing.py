@@ -1,6 +1,6 @@
 """How features fire on a set of tokens, without ever holding an activation for each token and feature."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -71,6 +71,26 @@ def blocks(dictionary: Dictionary, n_tokens: int) -> Iterator[tuple[slice, slice
     for first in range(0, dictionary.d_sae, width):
         for start in range(0, n_tokens, step):
             yield slice(start, start + step), slice(first, first + width)
+
+
+def activation_blocks(
+    dictionary: Dictionary, hidden: Float[Tensor, "tokens d_model"]
+) -> Iterator[tuple[slice, slice, Block]]:
+    """The activations of hidden states, block by block, each with the tokens and features that it is of."""
+    normalized = dictionary.normalized(hidden)
+    for tokens, features in blocks(dictionary, len(hidden)):
+        yield tokens, features, dictionary.activations(dictionary.affine(normalized[tokens], features), features)
+
+
+def activations_of(
+    dictionary: Dictionary, hidden: Float[Tensor, "tokens d_model"], features: Sequence[int]
+) -> Float[Tensor, "tokens features"]:
+    """The activations of a few features; others are only encoded where all compete, as in TopK."""
+    if dictionary.architecture == "topk":
+        parts = [z[:, list(features)] for _, _, z in activation_blocks(dictionary, hidden)]
+        return torch.cat([dictionary.weight.new_zeros(0, len(features)), *parts])
+    normalized = dictionary.normalized(hidden)
+    return dictionary.activations(dictionary.affine(normalized, list(features)), list(features))
 
 
 def _reduce(dictionary: Dictionary, pre: Block, features: slice, uncounted: int, eps: float, fired: Firing) -> Firing:

@@ -61,6 +61,26 @@ def encode_part(
     )
 
 
+class Seen(NamedTuple):
+    """A sample that was scored, with what its row rests on.
+
+    Attributes:
+        evidence: of the text that is scored; None where hidden states are not finite.
+        stream: hidden states of the whole batch; path: the segments of it that are the text.
+    """
+
+    row: ScoredRow | QuarantineRow
+    evidence: Evidence | None = None
+    stream: Float[Tensor, "packed d_model"] | None = None
+    path: Sequence[Segment] = ()
+
+    @property
+    def hidden(self) -> Float[Tensor, "tokens d_model"]:
+        """The hidden states of the text."""
+        assert self.stream is not None, "a sample that could not be scored"
+        return torch.cat([self.stream[segment.tokens] for segment in self.path])
+
+
 @dataclass(frozen=True)
 class Scorer:
     """A model with its dictionary.
@@ -77,12 +97,13 @@ class Scorer:
     weights: Float[Tensor, " d_sae"] | None
     whole: Read | None = None
 
-    @torch.inference_mode()
     def score(self, batch: Sequence[Prepared]) -> list[ScoredRow | QuarantineRow]:
-        """One forward pass over all texts of the batch; what several begin with is run and encoded once.
+        """The batch's rows in order. A sample that is not finite is quarantined, the others are not."""
+        return [seen.row for seen in self.see(batch)]
 
-        A sample that is not finite is quarantined, the others are not.
-        """
+    @torch.inference_mode()
+    def see(self, batch: Sequence[Prepared]) -> list[Seen]:
+        """One forward pass over all texts of the batch; what several begin with is run and encoded once."""
         packed = pack([text for sample in batch for text in sample.texts])
         if self.whole is None:
             assert self.model is not None, "a scorer without a model"
@@ -98,7 +119,7 @@ class Scorer:
                 parts[segment] = encode_part(self.dictionary, hidden[segment.tokens], is_image, begins)
             return parts[segment]
 
-        rows = []
+        seen = []
         texts = iter(zip(packed.ends, said, strict=True))
         for sample in batch:
             found = {name: next(texts) for name in (SCORED[self.parameters.text], *sample.others)}
@@ -109,16 +130,18 @@ class Scorer:
                     for name in self.parameters.likelihood_of
                     if (log_probabilities := found[name][1]) is not None
                 }
-                rows.append(self._row(sample, [list(map(encoded, path)) for path in paths], likelihood))
+                texts_parts = [list(map(encoded, path)) for path in paths]
+                evidence = [self._evidence(sample.sample_id, parts, likelihood) for parts in texts_parts]
+                seen.append(Seen(self._row(sample, texts_parts, evidence), evidence[0], hidden, paths[0]))
             else:
                 error = NonFinite("hidden states are NaN or infinite at the hook layer")
-                rows.append(quarantined(sample.source_row, error, sample.sample_id))
-        return rows
+                seen.append(Seen(quarantined(sample.source_row, error, sample.sample_id)))
+        return seen
 
     def _row(
-        self, sample: Prepared, texts: Sequence[Sequence[Part]], likelihood: Mapping[Likely, float]
+        self, sample: Prepared, texts: Sequence[Sequence[Part]], of_texts: Sequence[Evidence]
     ) -> ScoredRow | QuarantineRow:
-        """The row of a sample, from the parts of each text that is scored.
+        """The row of a sample, from the parts of each text that is scored and the evidence that they make.
 
         Features are listed of the first; doubts, `near_delta` and `near_switch`, are of the one that has more.
         """
@@ -127,7 +150,7 @@ class Scorer:
             error = NonFinite("activations of the SAE are NaN or infinite")
             return quarantined(sample.source_row, error, sample.sample_id)
         bound = self.dictionary.bound(self.parameters.delta)
-        first, *others = [self._evidence(sample.sample_id, parts, likelihood) for parts in texts]
+        first, *others = of_texts
         scores = {name: METRICS[name].score(first) for name in self.parameters.metrics}
         for evidence in others:
             scores |= {column: METRICS[name].score(evidence) for column, name in self.parameters.of_rejected.items()}

@@ -10,7 +10,7 @@ from curate.metrics.weights import FeatureWeights, Places, TopTokens, feature_we
 from curate.models.family import CutModel
 from curate.models.packing import pack
 from curate.sae.dictionary import Dictionary
-from curate.sae.firing import blocks
+from curate.sae.firing import activation_blocks
 from curate.scoring.prepare import Prepared
 
 
@@ -56,9 +56,7 @@ class WeightsPass:
         for top, mask in ((text, ~sample.inputs.is_image), (image, sample.inputs.is_image)):
             places = mask.nonzero()[:, 0].to(hidden.device)
             states, index = hidden[places], first + places
-            normalized = self.dictionary.normalized(states)
-            for tokens, features in blocks(self.dictionary, len(states)):
-                z = self.dictionary.activations(self.dictionary.affine(normalized[tokens], features), features)
+            for tokens, features, z in activation_blocks(self.dictionary, states):
                 top.add(z, states[tokens], index[tokens], features)
         self.n_samples += 1
 

@@ -9,6 +9,8 @@ import pytest
 import torch
 import transformers as hf
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders
+from tokenizers.models import WordLevel
 
 from curate.errors import ConfigurationError, ImageShape, ReservedToken, SampleError, TooLong
 from curate.models import inspect_model
@@ -469,3 +471,18 @@ def test_answers_are_the_likeliest_tokens_one_after_another_whatever_the_batch(s
             ids = torch.cat([ids, torch.tensor([token])])
         assert answer.tolist() == expected
     assert any(len(answer) for answer in answers)
+
+
+def test_tokens_read_as_the_text_that_they_are_of(demo_builder):
+    """Also by a tokenizer that, as Llama's and Mistral's, strips the space of a token that is decoded by itself."""
+    words = ["<s>", "▁Describe", "▁the", "▁image", ".", "<0xF0>", "<0x9F>", "<0x98>", "<0x80>", "</s>"]
+    own = Tokenizer(WordLevel({word: place for place, word in enumerate(words)}))
+    own.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    builder = replace(demo_builder, processor=hf.PreTrainedTokenizerFast(tokenizer_object=own))
+    texts = builder.token_texts(torch.arange(1, 5))
+    assert texts == ["Describe", " the", " image", "."]
+    assert len(builder.token_texts(torch.arange(len(words)))) == len(words)
+    inputs = demo_builder.build(picture(56, 56), "What is this?", "Noise, all over: 漢字 😀.")
+    assert "What is this? [/INST] Noise, all over" in "".join(demo_builder.token_texts(inputs.input_ids))

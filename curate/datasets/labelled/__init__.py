@@ -3,8 +3,9 @@
 import random
 from collections import defaultdict
 from dataclasses import replace
+from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from curate.datasets.labelled import cifar100, demo, digits, folder
 from curate.datasets.labelled.labelled import LabelledImages
@@ -27,6 +28,14 @@ class LabelledSpec(BaseModel):
     classes: tuple[str, ...] | None = Field(default=None, min_length=2, description="only these classes")
     sample: int | None = Field(default=None, ge=2, description="N images drawn with the seed, all classes alike")
     seed: int = Field(default=0, description="of the draw, and of the demo's scenes")
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        """A word that is neither is a slip of the pen; of a path, the machine that opens it knows."""
+        if name not in NAMED and "/" not in name and not Path(name).exists():
+            raise ValueError(f"{name}: neither a known set of labelled images ({', '.join(NAMED)}) nor a folder")
+        return name
 
     def absolute(self) -> "LabelledSpec":
         """The same with a local path made absolute."""

@@ -1,0 +1,309 @@
+"""`curate features`."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from curate.cli.arguments import DryRun, PrintJob, folder, only_described, parts, refuse, validated
+from curate.errors import ConfigurationError
+
+RUN_RECORD = "run-features.json"
+_CARD = re.compile(rf"feature-\d+\.png|{re.escape(RUN_RECORD)}")
+RUN, IMAGES, MODEL, OUTPUT = "Of a run", "Of labelled images", "Model and dictionaries", "Output"
+
+
+# Of the run's own, or of labelled images.
+OF_IMAGES = (
+    *("by_class", "rank", "clean", "poolings", "tokens", "split", "classes", "sample", "seed", "model", "sae"),
+    *("hook_layer", "allow_model_mismatch", "dtype", "print_job", "dry_run"),
+)
+
+
+def features(
+    ctx: typer.Context,
+    run: Annotated[
+        Any | None,
+        typer.Argument(
+            parser=folder, metavar="[RUN]", help="Run folder, or its URL; or name --images.", show_default=False
+        ),
+    ] = None,
+    feature: Annotated[
+        str | None,
+        typer.Option(help="Show these, joined by commas; by default those of the largest weight.", rich_help_panel=RUN),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="What features are called: explanations as Neuronpedia exports.", rich_help_panel=RUN),
+    ] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(
+            help="demo-shapes, demo-colours, digits, a folder of one folder per class, or CIFAR-100's binary version.",
+            rich_help_panel=IMAGES,
+        ),
+    ] = None,
+    by_class: Annotated[
+        bool, typer.Option("--by-class", help="The features of each class, not of each image.", rich_help_panel=IMAGES)
+    ] = False,
+    rank: Annotated[
+        Literal["mean", "difference"],
+        typer.Option(
+            help="A class's features by their mean over its images, or by how much that exceeds the mean elsewhere.",
+            rich_help_panel=IMAGES,
+        ),
+    ] = "mean",
+    clean: Annotated[
+        float | None,
+        typer.Option(
+            help="Leave out features that fire on more images: a count, or up to 1 a share. By default 0.1, or twice "
+            "the largest class where that is more.",
+            rich_help_panel=IMAGES,
+        ),
+    ] = None,
+    poolings: Annotated[
+        str,
+        typer.Option(help="Of activations over tokens: sum, max, top-K; joined by commas.", rich_help_panel=IMAGES),
+    ] = "sum",
+    tokens: Annotated[Literal["image", "all"], typer.Option(help="Those pooled.", rich_help_panel=IMAGES)] = "image",
+    split: Annotated[
+        str, typer.Option(help="Where the folder has folders, or CIFAR-100 files, of splits.", rich_help_panel=IMAGES)
+    ] = "train",
+    classes: Annotated[
+        str | None, typer.Option(help="Only these, joined by commas.", rich_help_panel=IMAGES, show_default=False)
+    ] = None,
+    sample: Annotated[
+        int | None,
+        typer.Option(help="N images drawn with the seed, all classes alike; by default all.", rich_help_panel=IMAGES),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the draw.", rich_help_panel=IMAGES)] = 0,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Of labelled images: hub id or folder; by default demo for demo images and digits.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    sae: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of labelled images: SAE of that model; several, of whatever layers, from one pass of the model.",
+            rich_help_panel=MODEL,
+            show_default=False,
+        ),
+    ] = None,
+    hook_layer: Annotated[
+        int | None, typer.Option(help="Layer that the SAEs read, where files do not say.", rich_help_panel=MODEL)
+    ] = None,
+    allow_model_mismatch: Annotated[
+        bool,
+        typer.Option("--allow-model-mismatch", help="Though an SAE names another model.", rich_help_panel=MODEL),
+    ] = False,
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        typer.Option(help="Of the model, for labelled images.", rich_help_panel=MODEL),
+    ] = "auto",
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes a GPU if there is one.", rich_help_panel=MODEL)
+    ] = "auto",
+    top: Annotated[int, typer.Option(help="Features to list.", min=1, rich_help_panel=OUTPUT)] = 10,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder to write; of labelled images runs/features-IMAGES by default.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what the folder holds.", rich_help_panel=OUTPUT)
+    ] = False,
+    print_job: PrintJob = False,
+    dry_run: DryRun = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=OUTPUT)] = False,
+) -> None:
+    """What do features see? Those of a run, with their strongest tokens; or those of labelled images.
+
+    `curate features RUN` lists which features fire on text, on images and on both, and shows those that weigh most;
+    with --output it draws a card of each.
+
+    `curate features --images FOLDER --by-class` lists what fires most in each class, once features that fire nearly
+    everywhere are left out.
+    """
+    if (run is None) == (images is None):
+        raise ConfigurationError("name a run, or --images")
+    if run is not None:
+        refuse(ctx, OF_IMAGES, "goes with --images, not with a run")
+        _of_run(run, feature, labels, device, top, output, overwrite, json)
+        return
+    refuse(ctx, ("feature", "labels"), "goes with a run, not with --images")
+    if not by_class:
+        refuse(ctx, ("rank",), "goes with --by-class")
+    from curate.interpret.features import FeaturesJob
+
+    content: dict[str, Any] = {
+        "output": output or f"runs/features-{Path(str(images)).name}",
+        "images": {"name": images, "split": split, "classes": parts(classes), "sample": sample, "seed": seed},
+        "model": {"name": model, "dtype": dtype, "device": device},
+        "hook_layer": hook_layer,
+        "allow_model_mismatch": allow_model_mismatch,
+        "saes": sae,
+        "by_class": by_class,
+        "poolings": parts(poolings),
+        "tokens": tokens,
+        "clean": clean,
+        "rank": rank,
+        "top": top,
+    }
+    job = validated(FeaturesJob, content)
+    if not only_described(job, print_job, dry_run, json, overwrite):
+        run_job(job, json, overwrite)
+
+
+def _of_run(
+    run: Any,
+    feature: str | None,
+    labels: Path | None,
+    device: Any,
+    top: int,
+    output: str | None,
+    overwrite: bool,
+    json: bool,
+) -> None:
+    from curate.cli.console import ERR, OUT, print_json, printable
+    from curate.interpret.labels import read_labels
+    from curate.interpret.lens import open_run
+    from curate.interpret.run_features import example_heats, run_features
+
+    try:
+        chosen = [int(part) for part in parts(feature) or []]
+    except ValueError as error:
+        raise ConfigurationError(f"--feature {feature}: features are numbers, joined by commas") from error
+    known = read_labels(labels) if labels is not None else {}
+    place = None if output is None else Path(output)
+    old = [] if place is None else _old_cards(place, overwrite)
+    with ERR.status("loading"):
+        lens = open_run(run, device)
+    for note in lens.notes:
+        ERR.print("[yellow]note:[/yellow]", printable(note), soft_wrap=True)
+    with ERR.status("looking"):
+        record, examples = run_features(lens, chosen, top, 5, known)
+    if examples.unavailable:
+        text = f"strongest tokens are not shown: {examples.unavailable}"
+        ERR.print("[yellow]note:[/yellow]", printable(text), soft_wrap=True)
+    if place is not None:
+        from curate.manifest.atomic import write_text
+        from curate.report.features import draw_card
+        from curate.storage import location
+
+        place.mkdir(parents=True, exist_ok=True)
+        for file in old:
+            file.unlink()
+        with ERR.status("drawing"):
+            for each in record.features:
+                draw_card(place / f"feature-{each.feature}.png", each, example_heats(lens, each.feature, each.examples))
+        write_text(location(str(place / RUN_RECORD)), record.model_dump_json(indent=2) + "\n")
+    if json:
+        print_json(record.model_dump(mode="json"))
+        return
+    _print_run(run, record)
+    if place is not None:
+        OUT.print("cards:", printable(str(place)), soft_wrap=True)
+
+
+def _old_cards(folder: Path, overwrite: bool) -> list[Path]:
+    """What a folder holds of another time, which is to be replaced.
+
+    Raises:
+        ConfigurationError: it is not to be, or the folder holds something else.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigurationError(f"--output {folder} is a file; name a folder")
+    found = list(folder.iterdir()) if folder.is_dir() else []
+    if foreign := sorted(file.name for file in found if not _CARD.fullmatch(file.name)):
+        raise ConfigurationError(f"--output {folder} holds {foreign[0]}, which is no card's; choose another folder")
+    if found and not overwrite:
+        raise ConfigurationError(f"--output {folder} holds cards; choose another folder, or --overwrite")
+    return found
+
+
+def _print_run(run: Any, record: Any) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from curate.cli.console import OUT, printable
+    from curate.interpret.examples import called
+
+    OUT.print(
+        printable(
+            f"{run}: by {record.samples:,} samples, {len(record.cross_modal):,} features are active on text and "
+            f"images, {len(record.text_only):,} on text alone, {len(record.image_only):,} on images alone, "
+            f"{record.inactive:,} on nothing (layer {record.hook_layer}, delta {record.delta:g})"
+        ),
+        soft_wrap=True,
+    )
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("feature", "weight", "on text", "on images"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("called")
+    for each in record.features:
+        weight = "none" if each.weight is None else f"{each.weight:+.4f}"
+        cells = [str(each.feature), weight, f"{each.text_peak:.2f}", f"{each.image_peak:.2f}"]
+        table.add_row(*cells, printable(called(each.label, each.examples), 90))
+    OUT.print(table)
+
+
+def run_job(job: Any, json: bool = False, overwrite: bool = False) -> None:
+    """List the features of labelled images as the job says, with a bar."""
+    from curate.cli.console import ERR, OUT, print_json, printable
+    from curate.cli.progress import progress
+    from curate.interpret.features import features as list_features
+    from curate.interpret.features import plan
+    from curate.pipeline.session import Progress
+    from curate.report.class_features import draw_class_features
+
+    the_plan = plan(job)
+    for note in the_plan.subject.notes:
+        ERR.print("[yellow]note:[/yellow]", printable(note), soft_wrap=True)
+    with progress() as report:
+        record = list_features(the_plan, lambda done, total: report(Progress("images", done, total)), overwrite)
+    if job.by_class:
+        with ERR.status("drawing"):
+            draw_class_features(the_plan, record)
+    for lost in record.left_out[:3]:
+        ERR.print("[yellow]left out:[/yellow]", printable(f"{lost.id}: {lost.reason}"), soft_wrap=True)
+    if json:
+        print_json(record.model_dump(mode="json"))
+        return
+    for pooled in record.pooled:
+        OUT.print(
+            printable(
+                f"{pooled.sae}, layer {pooled.hook_layer}, {pooled.pooling}: {pooled.firing:,} features fire on some "
+                f"of {record.images:,} images; {len(pooled.cleaned):,} that fire on more than {record.most_images:,} "
+                "are left out"
+            ),
+            soft_wrap=True,
+        )
+        for each in (*pooled.classes, *pooled.images[: job.top]):
+            _print_features(each)
+        if len(pooled.images) > job.top:
+            OUT.print(f"{len(pooled.images) - job.top:,} more images are in features.json")
+    OUT.print("features:", printable(job.output), soft_wrap=True)
+
+
+def _print_features(of: Any) -> None:
+    """A class's or an image's features on one line, with their values."""
+    from curate.cli.console import OUT, printable
+
+    name = of.label if hasattr(of, "images") else f"{of.id} ({of.label})"
+    values = (
+        f"{each.feature} ({each.mean:.3g}, elsewhere {each.elsewhere:.2g})"
+        if hasattr(each, "mean")
+        else f"{each.feature} ({each.value:.3g})"
+        for each in of.features
+    )
+    line = printable(f"{name}  ")
+    line.stylize("bold")
+    OUT.print(line + printable(", ".join(values)), soft_wrap=True)
