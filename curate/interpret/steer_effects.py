@@ -100,9 +100,9 @@ def finding(job: SteerJob, effect: Effect) -> str:
     own, random, difference = found.own.value, found.random.value, found.difference
     verdict = f"no more often, as far as {found.n:,} images tell"
     if difference.low > 0:
-        verdict = "more often"
+        verdict = "more often" + ("" if own > max(found.each) else ", but not than each of them")
     elif difference.high < 0:
-        verdict = "less often"
+        verdict = "less often" + ("" if own < min(found.each) else ", but not than each of them")
     into = "into" if adds else "from"
     return (
         f"{edit} {verb} {what} {into} {own:.0%} of the {found.n:,} answers that {whose} it, random directions of equal "

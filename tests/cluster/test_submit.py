@@ -53,6 +53,7 @@ def shards(folder: Path) -> int:
     return len(list((folder / "run" / "shards").glob("*.json")))
 
 
+@pytest.mark.slow
 def test_twice_is_once_and_what_was_stopped_goes_on(nodes, tmp_path):
     (tmp_path / "job.yaml").write_text(JOB.format(rows=300).replace("actors: 2", "actors: 1"))
     job = submitted(nodes, tmp_path)

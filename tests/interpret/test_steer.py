@@ -258,7 +258,7 @@ def told(own, random, before="A red cross in the corner.", n=40, strength=-2.0, 
             log_probabilities=[],
         )
         for i in range(n)
-        for direction, lost in ((0, own), (1, random))
+        for direction, lost in enumerate((own, *np.atleast_1d(random)))
     ]
     (effect,) = effects(unedited, answers, ["red"])
     return finding(job_of(mode), effect)
@@ -272,6 +272,9 @@ def test_findings_say_what_the_figures_say_favourable_or_not():
     assert "no more often, as far as 40 images tell" in told(3, 2)
     assert "Of their other words 0% are left (random: 100%): the answers are broken." in told(40, 0)
     assert "are broken" not in told(10, 0)
+    assert "from 5%: more often (" in told(20, (2, 2, 2))
+    assert "from 15%: more often, but not than each of them (" in told(20, (0, 0, 0, 30, 0))
+    assert "from 85%: less often, but not than each of them (" in told(20, (40, 40, 40, 10, 40))
     assert told(1, 1, before="A blue cross").startswith("subtracting feature 1 at strength 2 at image positions: there")
     assert "brings 'red' into 0% of the 40 answers that do not name it" in told(1, 1, "A blue cross", strength=2.0)
     assert told(3, 2, mode="ablate", strength=0.0).startswith("ablating feature 1 at image positions removes")
