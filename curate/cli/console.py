@@ -2,7 +2,9 @@
 
 import json
 import unicodedata
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -24,6 +26,16 @@ def printable(text: str, width: int | None = None) -> Text:
     if width is not None and len(shown) > width:
         shown = shown[: width - 1] + "…"
     return Text(shown)
+
+
+def print_notes(notes: Iterable[str], left_out: Sequence[Any] = (), listed_in: str = "") -> None:
+    """What a reader should know, on standard error; of images that were left out, how many and the first's reason."""
+    lost = []
+    if left_out:
+        first = left_out[0]
+        lost = [f"{len(left_out):,} images left out, such as {first.id}: {first.reason}; {listed_in} lists them"]
+    for note in (*notes, *lost):
+        ERR.print("[yellow]note:[/yellow]", printable(note), soft_wrap=True)
 
 
 def print_json(value: object) -> None:

@@ -90,7 +90,7 @@ def explain(
     `curate explain RUN '#1'` explains the best sample; `curate explain RUN --image cat.jpg --question "What is this?"`
     an image of your own, with the model, SAE and feature weights of the run.
     """
-    from curate.cli.console import ERR, OUT, print_json, printable
+    from curate.cli.console import ERR, OUT, print_json, print_notes, printable
     from curate.interpret.examples import strongest
     from curate.interpret.explain import differs, named
     from curate.interpret.labels import read_labels
@@ -109,8 +109,7 @@ def explain(
     known = read_labels(labels) if labels is not None else {}
     with ERR.status("loading"):
         lens = _lens(run, model, sae, hook_layer, allow_model_mismatch, weights, delta, device)
-    for note in lens.notes:
-        ERR.print("[yellow]note:[/yellow]", printable(note), soft_wrap=True)
+    print_notes(lens.notes)
     with ERR.status("looking"):
         explained = _explained(lens, sample, image, question, response, metric)
         shown = [feature.feature for feature in explained.explanation.features[:top]]

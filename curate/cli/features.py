@@ -7,11 +7,25 @@ from typing import Annotated, Any, Literal
 import typer
 
 from curate.cli.arguments import DryRun, PrintJob, folder, only_described, parts, refuse, validated
+from curate.cli.study import (
+    IMAGES,
+    AllowModelMismatch,
+    Classes,
+    Device,
+    Dtype,
+    HookLayer,
+    Model,
+    SAEs,
+    Sample,
+    Seed,
+    Split,
+    images_spec,
+)
 from curate.errors import ConfigurationError
 
 RUN_RECORD = "run-features.json"
 _CARD = re.compile(rf"feature-\d+\.png|{re.escape(RUN_RECORD)}")
-RUN, IMAGES, MODEL, OUTPUT = "Of a run", "Of labelled images", "Model and dictionaries", "Output"
+RUN, OUTPUT = "Run", "Output"
 
 
 # Of the run's own, or of labelled images.
@@ -67,46 +81,16 @@ def features(
         typer.Option(help="Of activations over tokens: sum, max, top-K; joined by commas.", rich_help_panel=IMAGES),
     ] = "sum",
     tokens: Annotated[Literal["image", "all"], typer.Option(help="Those pooled.", rich_help_panel=IMAGES)] = "image",
-    split: Annotated[
-        str, typer.Option(help="Where the folder has folders, or CIFAR-100 files, of splits.", rich_help_panel=IMAGES)
-    ] = "train",
-    classes: Annotated[
-        str | None, typer.Option(help="Only these, joined by commas.", rich_help_panel=IMAGES, show_default=False)
-    ] = None,
-    sample: Annotated[
-        int | None,
-        typer.Option(help="N images drawn with the seed, all classes alike; by default all.", rich_help_panel=IMAGES),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the draw.", rich_help_panel=IMAGES)] = 0,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="Of labelled images: hub id or folder; by default demo for demo images and digits.",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
-    sae: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Of labelled images: SAE of that model; several, of whatever layers, from one pass of the model.",
-            rich_help_panel=MODEL,
-            show_default=False,
-        ),
-    ] = None,
-    hook_layer: Annotated[
-        int | None, typer.Option(help="Layer that the SAEs read, where files do not say.", rich_help_panel=MODEL)
-    ] = None,
-    allow_model_mismatch: Annotated[
-        bool,
-        typer.Option("--allow-model-mismatch", help="Though an SAE names another model.", rich_help_panel=MODEL),
-    ] = False,
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"],
-        typer.Option(help="Of the model, for labelled images.", rich_help_panel=MODEL),
-    ] = "auto",
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes a GPU if there is one.", rich_help_panel=MODEL)
-    ] = "auto",
+    split: Split = "train",
+    classes: Classes = None,
+    sample: Sample = None,
+    seed: Seed = 0,
+    model: Model = None,
+    sae: SAEs = None,
+    hook_layer: HookLayer = None,
+    allow_model_mismatch: AllowModelMismatch = False,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
     top: Annotated[int, typer.Option(help="Features to list.", min=1, rich_help_panel=OUTPUT)] = 10,
     output: Annotated[
         str | None,
@@ -145,7 +129,7 @@ def features(
 
     content: dict[str, Any] = {
         "output": output or f"runs/features-{Path(str(images)).name}",
-        "images": {"name": images, "split": split, "classes": parts(classes), "sample": sample, "seed": seed},
+        "images": images_spec(images, split, classes, sample, seed),
         "model": {"name": model, "dtype": dtype, "device": device},
         "hook_layer": hook_layer,
         "allow_model_mismatch": allow_model_mismatch,
@@ -172,7 +156,7 @@ def _of_run(
     overwrite: bool,
     json: bool,
 ) -> None:
-    from curate.cli.console import ERR, OUT, print_json, printable
+    from curate.cli.console import ERR, OUT, print_json, print_notes, printable
     from curate.interpret.labels import read_labels
     from curate.interpret.lens import open_run
     from curate.interpret.run_features import example_heats, run_features
@@ -186,8 +170,7 @@ def _of_run(
     old = [] if place is None else _old_cards(place, overwrite)
     with ERR.status("loading"):
         lens = open_run(run, device)
-    for note in lens.notes:
-        ERR.print("[yellow]note:[/yellow]", printable(note), soft_wrap=True)
+    print_notes(lens.notes)
     with ERR.status("looking"):
         record, examples = run_features(lens, chosen, top, 5, known)
     if examples.unavailable:
@@ -257,7 +240,7 @@ def _print_run(run: Any, record: Any) -> None:
 
 def run_job(job: Any, json: bool = False, overwrite: bool = False) -> None:
     """List the features of labelled images as the job says, with a bar."""
-    from curate.cli.console import ERR, OUT, print_json, printable
+    from curate.cli.console import ERR, OUT, print_json, print_notes, printable
     from curate.cli.progress import progress
     from curate.interpret.features import features as list_features
     from curate.interpret.features import plan
@@ -265,15 +248,12 @@ def run_job(job: Any, json: bool = False, overwrite: bool = False) -> None:
     from curate.report.class_features import draw_class_features
 
     the_plan = plan(job)
-    for note in the_plan.subject.notes:
-        ERR.print("[yellow]note:[/yellow]", printable(note), soft_wrap=True)
     with progress() as report:
         record = list_features(the_plan, lambda done, total: report(Progress("images", done, total)), overwrite)
     if job.by_class:
         with ERR.status("drawing"):
             draw_class_features(the_plan, record)
-    for lost in record.left_out[:3]:
-        ERR.print("[yellow]left out:[/yellow]", printable(f"{lost.id}: {lost.reason}"), soft_wrap=True)
+    print_notes(record.notes, record.left_out, "features.json")
     if json:
         print_json(record.model_dump(mode="json"))
         return

@@ -5,56 +5,38 @@ from typing import Annotated, Any, Literal
 import typer
 
 from curate.cli.arguments import DryRun, PrintJob, only_described, parts, validated
+from curate.cli.study import (
+    MODEL,
+    SAE,
+    AllowModelMismatch,
+    Classes,
+    Device,
+    Dtype,
+    HookLayer,
+    Images,
+    Model,
+    Sample,
+    Seed,
+    Split,
+    images_spec,
+)
 
-IMAGES, MODEL, MASKS, ANSWERS = "Images", "Model and dictionary", "Masks", "Answers"
+MASKS, ANSWERS = "Masks", "Answers"
 
 
 def patches(
     output: Annotated[str, typer.Option("--output", "-o", help="Folder of all that is made.", show_default=False)],
-    images: Annotated[
-        str,
-        typer.Option(
-            help="demo-shapes, demo-colours, digits, a folder of one folder per class, or CIFAR-100's binary version.",
-            rich_help_panel=IMAGES,
-        ),
-    ] = "demo-shapes",
-    split: Annotated[str, typer.Option(help="A split, where the folder has them.", rich_help_panel=IMAGES)] = "train",
-    classes: Annotated[
-        str | None, typer.Option(help="Only these classes, joined by commas.", rich_help_panel=IMAGES)
-    ] = None,
-    sample: Annotated[
-        int | None, typer.Option(help="N images drawn with the seed, all classes alike.", rich_help_panel=IMAGES)
-    ] = None,
-    seed: Annotated[
-        int, typer.Option(help="Of the draw, of random, and of ties between patches.", rich_help_panel=IMAGES)
-    ] = 0,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="A model that sees images: a folder or hub id; by default demo for the images that come with curate.",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
-    sae: Annotated[
-        str | None,
-        typer.Option(
-            help="SAE trained on that model: a sae_lens folder, or RELEASE:SAE_ID. The demo model has its own.",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
-    hook_layer: Annotated[
-        int | None, typer.Option(help="Layer that the SAE reads, where its file does not say.", rich_help_panel=MODEL)
-    ] = None,
-    allow_model_mismatch: Annotated[
-        bool,
-        typer.Option("--allow-model-mismatch", help="Though the SAE names another model.", rich_help_panel=MODEL),
-    ] = False,
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Of the model.", rich_help_panel=MODEL)
-    ] = "auto",
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes a GPU if there is one.", rich_help_panel=MODEL)
-    ] = "auto",
+    images: Images = "demo-shapes",
+    split: Split = "train",
+    classes: Classes = None,
+    sample: Sample = None,
+    seed: Seed = 0,
+    model: Model = None,
+    sae: SAE = None,
+    hook_layer: HookLayer = None,
+    allow_model_mismatch: AllowModelMismatch = False,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
     batch_size: Annotated[
         int | None,
         typer.Option(
@@ -115,13 +97,7 @@ def patches(
 
     content = {
         "output": output,
-        "images": {
-            "name": images,
-            "split": split,
-            "classes": parts(classes),
-            "sample": sample,
-            "seed": seed,
-        },
+        "images": images_spec(images, split, classes, sample, seed),
         "model": {"name": model, "dtype": dtype, "device": device},
         "sae": sae,
         "hook_layer": hook_layer,
@@ -148,7 +124,7 @@ def run_job(job: Any, json: bool = False, overwrite: bool = False) -> None:
     """Mask patches as the job says, and print what is left."""
     from pathlib import Path
 
-    from curate.cli.console import OUT, printable
+    from curate.cli.console import OUT, print_notes, printable
     from curate.cli.progress import progress
     from curate.interpret.patches import study_patches
     from curate.interpret.patches_job import plan
@@ -161,29 +137,16 @@ def run_job(job: Any, json: bool = False, overwrite: bool = False) -> None:
         record = study_patches(the_plan, lambda stage, done, total: report(Progress(stage, done, total)), overwrite)
     draw_patches(folder, record)
     draw_gallery(folder, the_plan)
-    _print_notes(record)
+    notes, used = list(record.notes), record.weights
+    if used is not None and used.features_without_weight:
+        without = f"{used.features_without_weight:,} of {used.features:,}"
+        notes.append(f"{without} features have no weight and add nothing to cosine")
+    print_notes(notes, record.left_out, "patches.json")
     if json:
         print(record.model_dump_json(indent=2))
         return
     _print_table(record)
     OUT.print("pictures:", printable(f"{job.output}/patches.png, {job.output}/gallery.png"), soft_wrap=True)
-
-
-def _print_notes(record: Any) -> None:
-    from curate.cli.console import ERR, printable
-
-    notes = list(record.notes)
-    if record.left_out:
-        first = record.left_out[0]
-        notes.append(
-            f"{len(record.left_out):,} images left out, such as {first.id}: {first.reason}; patches.json lists them"
-        )
-    used = record.weights
-    if used is not None and used.features_without_weight:
-        without = f"{used.features_without_weight:,} of {used.features:,}"
-        notes.append(f"{without} features have no weight and add nothing to cosine")
-    for note in notes:
-        ERR.print("[yellow]note:[/yellow]", printable(note), soft_wrap=True)
 
 
 def _print_table(record: Any) -> None:

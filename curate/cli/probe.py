@@ -5,58 +5,37 @@ from typing import Annotated, Any, Literal
 import typer
 
 from curate.cli.arguments import DryRun, PrintJob, only_described, parts, validated
+from curate.cli.study import (
+    AllowModelMismatch,
+    Classes,
+    Device,
+    Dtype,
+    HookLayer,
+    Images,
+    Model,
+    SAEs,
+    Sample,
+    Seed,
+    Split,
+    images_spec,
+)
 
-DATA, MODEL, FEATURES, CLASSIFIERS, OUTPUT = "Images", "Model and dictionaries", "Features", "Classifiers", "Output"
+FEATURES, CLASSIFIERS, OUTPUT = "Features", "Classifiers", "Output"
 
 
 def probe(
     output: Annotated[str, typer.Option("--output", "-o", help="Folder of all that is made.", show_default=False)],
-    images: Annotated[
-        str,
-        typer.Option(
-            help="Labelled images: demo-shapes, demo-colours, digits (scikit-learn's), a folder of one folder per "
-            "class, or CIFAR-100's binary version.",
-            rich_help_panel=DATA,
-        ),
-    ] = "demo-shapes",
-    split: Annotated[
-        str, typer.Option(help="Where the folder has folders, or CIFAR-100 files, of splits.", rich_help_panel=DATA)
-    ] = "train",
-    classes: Annotated[
-        str | None,
-        typer.Option(help="Only these, joined by commas; two or more.", rich_help_panel=DATA, show_default=False),
-    ] = None,
-    sample: Annotated[
-        int | None,
-        typer.Option(help="N images drawn with the seed, all classes alike; by default all.", rich_help_panel=DATA),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the draw, and of the first split.", rich_help_panel=DATA)] = 0,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Hub id or folder; by default demo for demo images and digits.", rich_help_panel=MODEL),
-    ] = None,
-    sae: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="SAE of that model: a sae_lens folder, or RELEASE:SAE_ID. Given several times, SAEs of the same or of "
-            "different layers are compared, from one pass of the model.",
-            rich_help_panel=MODEL,
-            show_default=False,
-        ),
-    ] = None,
-    hook_layer: Annotated[
-        int | None, typer.Option(help="Layer that the SAEs read, where files do not say.", rich_help_panel=MODEL)
-    ] = None,
-    allow_model_mismatch: Annotated[
-        bool,
-        typer.Option("--allow-model-mismatch", help="Though an SAE names another model.", rich_help_panel=MODEL),
-    ] = False,
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Of the model.", rich_help_panel=MODEL)
-    ] = "auto",
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes a GPU if there is one.", rich_help_panel=MODEL)
-    ] = "auto",
+    images: Images = "demo-shapes",
+    split: Split = "train",
+    classes: Classes = None,
+    sample: Sample = None,
+    seed: Seed = 0,
+    model: Model = None,
+    sae: SAEs = None,
+    hook_layer: HookLayer = None,
+    allow_model_mismatch: AllowModelMismatch = False,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
     poolings: Annotated[
         str,
         typer.Option(
@@ -104,7 +83,7 @@ def probe(
 
     content: dict[str, Any] = {
         "output": output,
-        "images": {"name": images, "split": split, "classes": parts(classes), "sample": sample, "seed": seed},
+        "images": images_spec(images, split, classes, sample, seed),
         "model": {"name": model, "dtype": dtype, "device": device},
         "hook_layer": hook_layer,
         "allow_model_mismatch": allow_model_mismatch,
@@ -127,7 +106,7 @@ def run_job(job: Any, json: bool = False, overwrite: bool = False) -> None:
     """Probe as the job says, with a bar, and print what classifiers can tell."""
     from pathlib import Path
 
-    from curate.cli.console import ERR, OUT, printable
+    from curate.cli.console import OUT, print_notes, printable
     from curate.cli.progress import progress
     from curate.interpret.probe import PICTURE
     from curate.interpret.probe import probe as run_probe
@@ -144,16 +123,11 @@ def run_job(job: Any, json: bool = False, overwrite: bool = False) -> None:
             overwrite,
         )
     draw_probe(Path(job.output) / PICTURE, record)
+    print_notes(record.notes, record.left_out, "probe.json")
     if json:
         print(record.model_dump_json(indent=2))
         return
-    for note in record.notes:
-        ERR.print("[yellow]note:[/yellow]", printable(note), soft_wrap=True)
     _print_table(record)
-    if record.left_out:
-        first = record.left_out[0]
-        said = f"{len(record.left_out):,} images left out, such as {first.id}: {first.error}: {first.reason}"
-        OUT.print(printable(said), soft_wrap=True)
     if failed := sum(figure.not_converged for figure in record.figures):
         OUT.print(f"{failed:,} classifiers did not converge; a job file may give a higher max_iter")
     OUT.print("picture:", printable(f"{job.output}/{PICTURE}.png"), soft_wrap=True)

@@ -6,14 +6,29 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from curate.cli.arguments import DryRun, PrintJob, only_described, typed, validated
+from curate.cli.arguments import DryRun, PrintJob, only_described, parts, refuse, validated
+from curate.cli.study import (
+    IMAGES,
+    SAE,
+    AllowModelMismatch,
+    Classes,
+    Device,
+    Dtype,
+    HookLayer,
+    Images,
+    Model,
+    Sample,
+    Seed,
+    Split,
+    images_spec,
+)
 from curate.errors import ConfigurationError
 
 OF_A_SET = (
     *("images", "split", "classes", "sample", "label", "seed", "concept", "random_directions", "batch_size"),
     *("print_job", "dry_run"),
 )
-EDIT, IMAGES, MODEL, ANSWERS = "Edit", "Images", "Model and dictionary", "Answers"
+EDIT, ANSWERS = "Edit", "Answers"
 
 
 def steer(
@@ -64,52 +79,20 @@ def steer(
             rich_help_panel=IMAGES,
         ),
     ] = None,
-    images: Annotated[
-        str,
-        typer.Option(
-            help="demo-shapes, demo-colours, digits, a folder of one folder per class, or CIFAR-100's binary version.",
-            rich_help_panel=IMAGES,
-        ),
-    ] = "demo-shapes",
-    split: Annotated[str, typer.Option(help="A split, where the folder has them.", rich_help_panel=IMAGES)] = "train",
-    classes: Annotated[
-        str | None, typer.Option(help="Only these classes, joined by commas.", rich_help_panel=IMAGES)
-    ] = None,
-    sample: Annotated[
-        int | None,
-        typer.Option(help="N images drawn with the seed, all classes alike, before --label.", rich_help_panel=IMAGES),
-    ] = None,
+    images: Images = "demo-shapes",
+    split: Split = "train",
+    classes: Classes = None,
+    sample: Sample = None,
     label: Annotated[
         str | None, typer.Option(help="Ask only about images of this class.", rich_help_panel=IMAGES)
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the draw, and of the random directions.", rich_help_panel=IMAGES)] = 0,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="A model that sees images: a folder or hub id; by default demo for the images that come with curate.",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
-    sae: Annotated[
-        str | None,
-        typer.Option(
-            help="SAE trained on that model: a sae_lens folder, or RELEASE:SAE_ID. The demo model has its own.",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
-    hook_layer: Annotated[
-        int | None, typer.Option(help="Layer that the SAE reads, where its file does not say.", rich_help_panel=MODEL)
-    ] = None,
-    allow_model_mismatch: Annotated[
-        bool,
-        typer.Option("--allow-model-mismatch", help="Though the SAE names another model.", rich_help_panel=MODEL),
-    ] = False,
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Of the model.", rich_help_panel=MODEL)
-    ] = "auto",
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes a GPU if there is one.", rich_help_panel=MODEL)
-    ] = "auto",
+    seed: Seed = 0,
+    model: Model = None,
+    sae: SAE = None,
+    hook_layer: HookLayer = None,
+    allow_model_mismatch: AllowModelMismatch = False,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
     question: Annotated[
         str, typer.Option(help="What the model is asked.", rich_help_panel=ANSWERS)
     ] = "Describe the image.",
@@ -141,15 +124,15 @@ def steer(
     from curate.interpret.steer_job import SteerImage, SteerJob
 
     edit = {
-        "features": _parts(feature),
+        "features": parts(feature),
         "mode": mode,
-        "strengths": None if strength is None else _parts(strength),
-        "units": None if unit is None else _parts(unit),
+        "strengths": parts(strength),
+        "units": parts(unit),
         "positions": positions,
     }
     spec = {"name": model, "dtype": dtype, "device": device}
     if image is not None:
-        _refuse_of_a_set(ctx)
+        refuse(ctx, OF_A_SET, "goes with a set of images, not with one --image")
         if model is None:
             raise ConfigurationError("--image: name the --model that is asked about it")
         content = {
@@ -167,13 +150,7 @@ def steer(
         return
     content = {
         "output": output,
-        "images": {
-            "name": images,
-            "split": split,
-            "classes": None if classes is None else _parts(classes),
-            "sample": sample,
-            "seed": seed,
-        },
+        "images": images_spec(images, split, classes, sample, seed),
         "model": spec,
         "sae": sae,
         "hook_layer": hook_layer,
@@ -181,7 +158,7 @@ def steer(
         "edit": edit,
         "question": question,
         "label": label,
-        "concept": [] if concept is None else _parts(concept),
+        "concept": parts(concept) or [],
         "random_directions": random_directions,
         "seed": seed,
         "max_new_tokens": max_new_tokens,
@@ -192,15 +169,6 @@ def steer(
     job = validated(SteerJob, content)
     if not only_described(job, print_job, dry_run, json, overwrite):
         run_job(job, json, overwrite)
-
-
-def _parts(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",")]
-
-
-def _refuse_of_a_set(ctx: typer.Context) -> None:
-    if given := [name for name in OF_A_SET if typed(ctx, name)]:
-        raise ConfigurationError(f"--{given[0].replace('_', '-')} goes with a set of images, not with one --image")
 
 
 def _steer_image(asked: Any, overwrite: bool, json: bool) -> None:
@@ -220,7 +188,7 @@ def _steer_image(asked: Any, overwrite: bool, json: bool) -> None:
 
 def run_job(job: Any, json: bool = False, overwrite: bool = False) -> None:
     """Steer as the job says, and print what it does."""
-    from curate.cli.console import ERR, OUT, printable
+    from curate.cli.console import OUT, print_notes, printable
     from curate.cli.progress import progress
     from curate.cli.side_by_side import side_by_side
     from curate.interpret.steer import steer as run_study
@@ -232,14 +200,7 @@ def run_job(job: Any, json: bool = False, overwrite: bool = False) -> None:
     with progress() as report:
         record = run_study(the_plan, lambda done, total: report(Progress("steer", done, total)), overwrite)
     draw_steering(Path(the_plan.job.output) / PLOT, record)
-    notes = list(record.notes)
-    if record.left_out:
-        first = record.left_out[0]
-        notes.append(
-            f"{len(record.left_out):,} images left out, such as {first.id}: {first.reason}; {RECORD} lists them"
-        )
-    for note in notes:
-        ERR.print("[yellow]note:[/yellow]", printable(note), soft_wrap=True)
+    print_notes(record.notes, record.left_out, RECORD)
     if json:
         print(record.model_dump_json(indent=2))
         return

@@ -119,7 +119,7 @@ def test_the_command_lists_classes_of_a_folder_and_draws_them(tmp_path):
     assert record == json.loads((tmp_path / "out" / "features.json").read_text())
     (lost,) = record["left_out"]
     assert (lost["id"], lost["error"]) == ("circle/broken.png", "CorruptImage")
-    assert "left out: circle/broken.png" in result.stderr
+    assert "1 images left out, such as circle/broken.png" in result.stderr
     assert [each["label"] for each in record["pooled"][0]["classes"]] == ["circle", "cross", "square", "triangle"]
     picture = Image.open(tmp_path / "out" / "features-0.png")
     assert picture.width == 1300

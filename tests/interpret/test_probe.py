@@ -348,7 +348,7 @@ def test_the_command_prints_a_table_writes_pictures_and_lists_what_it_left_out(p
         assert [*each.label.split(), *shown] in rows
     assert rows[-5][:2] == ["vision", "tower"]
     assert "47 images of 4 classes: chance is 0.250" in result.stdout
-    assert "1 images left out, such as cross/" in result.stdout
+    assert "1 images left out, such as cross/" in result.stderr
     assert record.left_out[0].error == "CorruptImage"
     assert sum(record.classes.values()) == record.images == 47
     with Image.open(output / "probe.png") as picture:
