@@ -79,8 +79,8 @@ import sys
 sys.modules["ray"] = None
 import curate.datasets, curate.models, curate.sae.dictionary, curate.metrics.weights, curate.manifest.select
 import curate.manifest.verify, curate.manifest.weights, curate.scoring.scorer, curate.scoring.weights_pass
-import curate.interpret.explain, curate.interpret.features, curate.interpret.patches, curate.interpret.probe
-import curate.interpret.steer, curate.report.explanation, curate.report.features, curate.report.patches
+import curate.interpret.explain, curate.interpret.features, curate.interpret.patches.study, curate.interpret.probe.study
+import curate.interpret.steer.study, curate.report.explanation, curate.report.features, curate.report.patches
 import curate.report.probe, curate.report.steer
 print("sae_lens" in sys.modules)
 """

@@ -93,7 +93,7 @@ def patches(
     by method and ratio, against patches drawn at random and against whole images. Cut off, it goes on by the same
     command.
     """
-    from curate.interpret.patches_job import PatchesJob
+    from curate.interpret.patches.job import PatchesJob
 
     content = {
         "output": output,
@@ -126,8 +126,8 @@ def run_job(job: Any, json: bool = False, overwrite: bool = False) -> None:
 
     from curate.cli.console import OUT, print_notes, printable
     from curate.cli.progress import progress
-    from curate.interpret.patches import study_patches
-    from curate.interpret.patches_job import plan
+    from curate.interpret.patches.job import plan
+    from curate.interpret.patches.study import study_patches
     from curate.pipeline.session import Progress
     from curate.report.patches import draw_gallery, draw_patches
 

@@ -79,7 +79,7 @@ def probe(
     Reads labelled images once, pools each SAE's features over their tokens, fits linear classifiers on a part of the
     images and judges them on the rest by macro F1. Cut off, it goes on by the same command.
     """
-    from curate.interpret.probe_job import ProbeJob
+    from curate.interpret.probe.job import ProbeJob
 
     content: dict[str, Any] = {
         "output": output,
@@ -108,9 +108,9 @@ def run_job(job: Any, json: bool = False, overwrite: bool = False) -> None:
 
     from curate.cli.console import OUT, print_notes, printable
     from curate.cli.progress import progress
-    from curate.interpret.probe import PICTURE
-    from curate.interpret.probe import probe as run_probe
-    from curate.interpret.probe_job import plan
+    from curate.interpret.probe.job import plan
+    from curate.interpret.probe.study import PICTURE
+    from curate.interpret.probe.study import probe as run_probe
     from curate.pipeline.session import Progress
     from curate.report.probe import draw_probe
 

@@ -121,7 +121,7 @@ def steer(
 
     `curate steer --image cat.jpg --model MODEL --sae SAE --feature 7` shows the answers about one image side by side.
     """
-    from curate.interpret.steer_job import SteerImage, SteerJob
+    from curate.interpret.steer.job import SteerImage, SteerJob
 
     edit = {
         "features": parts(feature),
@@ -174,7 +174,7 @@ def steer(
 def _steer_image(asked: Any, overwrite: bool, json: bool) -> None:
     from curate.cli.console import OUT, printable
     from curate.cli.side_by_side import side_by_side
-    from curate.interpret.steer_image import steer_image
+    from curate.interpret.steer.one_image import steer_image
 
     found = steer_image(asked, overwrite)
     if json:
@@ -191,8 +191,8 @@ def run_job(job: Any, json: bool = False, overwrite: bool = False) -> None:
     from curate.cli.console import OUT, print_notes, printable
     from curate.cli.progress import progress
     from curate.cli.side_by_side import side_by_side
-    from curate.interpret.steer import steer as run_study
-    from curate.interpret.steer_job import PLOT, RECORD, plan
+    from curate.interpret.steer.job import PLOT, RECORD, plan
+    from curate.interpret.steer.study import steer as run_study
     from curate.pipeline.session import Progress
     from curate.report.steer import draw_steering
 
@@ -229,7 +229,7 @@ def _print_table(record: Any) -> None:
     from rich.table import Table
 
     from curate.cli.console import OUT, printable
-    from curate.interpret.steer_effects import signed
+    from curate.interpret.steer.effects import signed
 
     what = " or ".join(f"'{word}'" for word in record.concept)
     OUT.print(

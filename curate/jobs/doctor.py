@@ -19,12 +19,12 @@ from curate.harvest.job import SAETrainJob, TrainPlan
 from curate.harvest.job import plan as plan_training
 from curate.interpret.features import FeaturesJob, FeaturesPlan
 from curate.interpret.features import plan as plan_features
-from curate.interpret.patches_job import PatchesJob, PatchesPlan
-from curate.interpret.patches_job import plan as plan_patches
-from curate.interpret.probe_job import ProbeJob, ProbePlan
-from curate.interpret.probe_job import plan as plan_probe
-from curate.interpret.steer_job import SteerJob, SteerPlan
-from curate.interpret.steer_job import plan as plan_steering
+from curate.interpret.patches.job import PatchesJob, PatchesPlan
+from curate.interpret.patches.job import plan as plan_patches
+from curate.interpret.probe.job import ProbeJob, ProbePlan
+from curate.interpret.probe.job import plan as plan_probe
+from curate.interpret.steer.job import SteerJob, SteerPlan
+from curate.interpret.steer.job import plan as plan_steering
 from curate.jobs.files import Job
 from curate.jobs.pipeline import PipelineJob, references
 from curate.manifest.ledger import read_ledger

@@ -14,9 +14,9 @@ from curate.experiments.sweep_job import SweepJob
 from curate.harvest.evaluate_job import SAEEvaluateJob
 from curate.harvest.job import SAETrainJob
 from curate.interpret.features import FeaturesJob
-from curate.interpret.patches_job import PatchesJob
-from curate.interpret.probe_job import ProbeJob
-from curate.interpret.steer_job import SteerJob
+from curate.interpret.patches.job import PatchesJob
+from curate.interpret.probe.job import ProbeJob
+from curate.interpret.steer.job import SteerJob
 from curate.jobs.pipeline import STAGE_KINDS, PipelineJob
 from curate.manifest.select import SelectJob
 from curate.pipeline.job import ScoreJob

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from curate.interpret.probe import Figure, ProbeRecord
-from curate.interpret.probe_job import Representation
+from curate.interpret.probe.job import Representation
+from curate.interpret.probe.study import Figure, ProbeRecord
 from curate.palette import COLOURS, GREY, INK, MARKERS
 from curate.report.drawing import figure_of, plain, save
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from curate.interpret.steer_record import Compared, Effect, SteerRecord
+from curate.interpret.steer.record import Compared, Effect, SteerRecord
 from curate.palette import COLOURS, GREY, INK, MARKERS
 from curate.report.drawing import figure_of, plain, save
 

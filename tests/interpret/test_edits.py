@@ -9,7 +9,7 @@ from sae_lens import SAE
 from safetensors.torch import load_file
 
 from curate import demo
-from curate.interpret.edits import Mode, Positions, rotated, steered
+from curate.interpret.steer.edits import Mode, Positions, rotated, steered
 from curate.models.packing import pack
 from curate.sae import firing
 from curate.sae.decoder import load_decoder

@@ -16,11 +16,11 @@ from curate import demo
 from curate.cli.main import app
 from curate.datasets.labelled import LabelledSpec, open_labelled
 from curate.errors import ConfigurationError, DataError, NonFinite
-from curate.interpret.classify import guess
-from curate.interpret.patch_results import ImageRow, found, mcnemar
-from curate.interpret.patch_scores import METHODS, Method
-from curate.interpret.patches import read_rows, study_patches
-from curate.interpret.patches_job import PatchesJob, plan
+from curate.interpret.patches.classify import guess
+from curate.interpret.patches.job import PatchesJob, plan
+from curate.interpret.patches.results import ImageRow, found, mcnemar
+from curate.interpret.patches.scores import METHODS, Method
+from curate.interpret.patches.study import read_rows, study_patches
 from curate.models.packing import pack
 from curate.report.patches import checkered, chosen
 from tests import oracle

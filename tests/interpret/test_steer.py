@@ -18,14 +18,14 @@ from typer.testing import CliRunner
 
 from curate.cli.main import app
 from curate.errors import ConfigurationError, DataError, RunStopped
-from curate.interpret import steer as module
-from curate.interpret.concept import kept, named, naming_tokens
 from curate.interpret.intervals import mean_interval, paired_difference, wilson
-from curate.interpret.speaker import load_speaker
-from curate.interpret.steer import steer
-from curate.interpret.steer_effects import effects, finding
-from curate.interpret.steer_job import EditSpec, SteerJob, plan
-from curate.interpret.steer_record import Answer, SteerRecord, Unedited
+from curate.interpret.steer import study as module
+from curate.interpret.steer.concept import kept, named, naming_tokens
+from curate.interpret.steer.effects import effects, finding
+from curate.interpret.steer.job import EditSpec, SteerJob, plan
+from curate.interpret.steer.record import Answer, SteerRecord, Unedited
+from curate.interpret.steer.speaker import load_speaker
+from curate.interpret.steer.study import steer
 from curate.models.packing import pack
 
 FEATURE = 328  # the demo's for red

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from curate.interpret.concept import kept, named
 from curate.interpret.intervals import Interval, mean_interval, paired_difference, wilson
-from curate.interpret.steer_job import EditSpec, SteerJob
-from curate.interpret.steer_record import Answer, Compared, Effect, Example, Unedited
+from curate.interpret.steer.concept import kept, named
+from curate.interpret.steer.job import EditSpec, SteerJob
+from curate.interpret.steer.record import Answer, Compared, Effect, Example, Unedited
 
 N_EXAMPLES = 6
 BROKEN = 0.5  # share of the other words that are kept

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, 
 
 from curate.datasets.labelled import LabelledImages, open_labelled
 from curate.errors import ConfigurationError
-from curate.interpret.edits import Mode, Positions
+from curate.interpret.steer.edits import Mode, Positions
 from curate.interpret.study import StudyJob, Subject, absolute_sae, default_sae, look_at, once_each
 from curate.manifest.inputs import INPUTS_FILE, own_files
 from curate.models import ModelSpec

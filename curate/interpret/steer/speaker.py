@@ -12,9 +12,9 @@ from torch import Tensor
 
 from curate.errors import ConfigurationError, RunStopped, TooLong
 from curate.harvest.activations import learned_from
-from curate.interpret.edits import rotated, steered
-from curate.interpret.steer_job import EditSpec
-from curate.interpret.steer_record import Fired, Unit
+from curate.interpret.steer.edits import rotated, steered
+from curate.interpret.steer.job import EditSpec
+from curate.interpret.steer.record import Fired, Unit
 from curate.interpret.study import Subject
 from curate.models.family import Edit, InputBuilder, WholeModel
 from curate.models.inputs import ModelInputs

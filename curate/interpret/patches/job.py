@@ -6,8 +6,8 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from curate.datasets.labelled import open_labelled
 from curate.datasets.labelled.labelled import LabelledImages
-from curate.interpret.classify import Score
-from curate.interpret.patch_scores import METHODS, Method
+from curate.interpret.patches.classify import Score
+from curate.interpret.patches.scores import METHODS, Method
 from curate.interpret.study import StudyJob, Subject, absolute_sae, default_sae, look_at, once_each
 from curate.manifest.weights import WeightsRecord, given_weights
 from curate.scoring.pair import Pair

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from curate.datasets.images import decode_image, image_bytes
 from curate.errors import ConfigurationError, DataError, SampleError
-from curate.interpret.speaker import enough_memory, fired, load_speaker, measured
-from curate.interpret.steer_job import IMAGE, WHAT, SteerImage, check_features
-from curate.interpret.steer_record import OneImage
+from curate.interpret.steer.job import IMAGE, WHAT, SteerImage, check_features
+from curate.interpret.steer.record import OneImage
+from curate.interpret.steer.speaker import enough_memory, fired, load_speaker, measured
 from curate.interpret.study import look_at
 from curate.manifest.atomic import write_text
 from curate.manifest.inputs import own_files

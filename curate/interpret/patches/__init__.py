@@ -1,0 +1,1 @@
+"""Which patches of an image matter: ranked, masked, and looked at again."""

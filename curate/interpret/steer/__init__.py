@@ -1,0 +1,1 @@
+"""Hidden states edited along features' directions while the model answers."""
