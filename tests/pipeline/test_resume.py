@@ -18,6 +18,7 @@ from curate import demo
 from curate.cli.score import stored_arguments
 from curate.datasets import DatasetSpec
 from curate.errors import ConfigurationError, DataError, RunStopped, Terminated
+from curate.manifest import inputs as inputs_module
 from curate.manifest import ledger
 from curate.manifest.inputs import RunInputs, read_inputs, write_inputs
 from curate.manifest.ledger import read_ledger, read_shard, shard_file
@@ -404,7 +405,7 @@ def test_a_run_that_was_given_weights_has_its_own_copy_and_goes_on_without_their
 
 
 def test_other_versions_are_noted(copy, monkeypatch):
-    monkeypatch.setattr(job_module, "__version__", "9.9")
+    monkeypatch.setattr(inputs_module, "__version__", "9.9")
     (copy / "run" / "run.json").unlink()
     with monkeypatch.context() as killed:
         killed.setattr(score_module, "sound_shards", lambda *_: pytest.fail("killed"))
