@@ -1,6 +1,7 @@
 """`curate features`."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -266,24 +267,20 @@ def run_job(job: Any, json: bool = False, overwrite: bool = False) -> None:
             ),
             soft_wrap=True,
         )
-        for each in (*pooled.classes, *pooled.images[: job.top]):
-            _print_features(each)
+        for of in pooled.classes:
+            said = (f"{each.feature} ({each.mean:.3g}, elsewhere {each.elsewhere:.2g})" for each in of.features)
+            _print_features(of.label, said)
+        for of in pooled.images[: job.top]:
+            _print_features(f"{of.id} ({of.label})", (f"{each.feature} ({each.value:.3g})" for each in of.features))
         if len(pooled.images) > job.top:
             OUT.print(f"{len(pooled.images) - job.top:,} more images are in features.json")
     OUT.print("features:", printable(job.output), soft_wrap=True)
 
 
-def _print_features(of: Any) -> None:
-    """A class's or an image's features on one line, with their values."""
+def _print_features(of: str, features: Iterable[str]) -> None:
+    """The features of a class or an image on one line."""
     from curate.cli.console import OUT, printable
 
-    name = of.label if hasattr(of, "images") else f"{of.id} ({of.label})"
-    values = (
-        f"{each.feature} ({each.mean:.3g}, elsewhere {each.elsewhere:.2g})"
-        if hasattr(each, "mean")
-        else f"{each.feature} ({each.value:.3g})"
-        for each in of.features
-    )
-    line = printable(f"{name}  ")
+    line = printable(f"{of}  ")
     line.stylize("bold")
-    OUT.print(line + printable(", ".join(values)), soft_wrap=True)
+    OUT.print(line + printable(", ".join(features)), soft_wrap=True)
