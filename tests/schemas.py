@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 
 from curate.jobs.files import KINDS
+from curate.manifest.annotations import Annotation
 from curate.manifest.record import RunRecord
 from curate.manifest.select import SelectionRecord
 from curate.manifest.weights import WeightsRecord
 
 SCHEMAS = {
+    "annotation.schema.json": Annotation,
     "run.schema.json": RunRecord,
     "selection.schema.json": SelectionRecord,
     "weights.schema.json": WeightsRecord,

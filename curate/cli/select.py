@@ -28,6 +28,14 @@ def select(
     seed: Annotated[
         int | None, typer.Option(help="With --by random: another draw than the run's.", show_default=False)
     ] = None,
+    overrides: Annotated[
+        Any,
+        typer.Option(
+            parser=folder,
+            metavar="FILE",
+            help="Decisions made in curate view, RUN/annotations.jsonl: they come after the rule.",
+        ),
+    ] = None,
     output: Annotated[
         Any,
         typer.Option(
@@ -44,9 +52,10 @@ def select(
     """
     from curate.manifest.select import SelectJob
 
-    written = None if output is None else str(output)
     rule = {"by": by, "seed": seed, "ratio": ratio, "top": top, "min_score": min_score}
-    job = validated(SelectJob, {"run": str(run), **rule, "output": written})
+    files = {"overrides": overrides, "output": output}
+    given = {name: str(path) for name, path in files.items() if path is not None}
+    job = validated(SelectJob, {"run": str(run), **rule, **given})
     if not only_described(job, print_job, dry_run, json):
         run_job(job, json)
 
@@ -62,5 +71,17 @@ def run_job(job: Any, json: bool = False) -> None:
         return
     if selection.run_status != "complete":
         ERR.print(f"[yellow]note:[/yellow] the run is {selection.run_status}: this is the best of a part of the data")
-    OUT.print(f"{selection.selected:,} of {selection.scored:,} samples kept by {selection.rule}")
+    kept = f"{selection.selected:,} of {selection.scored:,} samples kept by {selection.rule}{_decided(selection)}"
+    OUT.print(printable(kept), soft_wrap=True)
     OUT.print("selection:", printable(str(folder / "selection.parquet")), soft_wrap=True)
+
+
+def _decided(selection: Any) -> str:
+    """What people's decisions have to do with it."""
+    if not selection.overrides and not selection.overrides_elsewhere:
+        return ""
+    decisions = [each.decision for each in selection.overrides]
+    by = ", ".join(sorted({each.by for each in selection.overrides}))
+    said = f", then by {by}: keep {decisions.count('keep'):,}, drop {decisions.count('drop'):,}" if decisions else ""
+    others = selection.overrides_elsewhere
+    return said + (f"; {others:,} decisions are about samples that the run has not scored" if others else "")

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from upath import UPath
 
 from curate.datasets import align_anything, demo, obelics, rlaif_v, spa_vl, the_pile
-from curate.datasets.decode import decode_row, read_content
+from curate.datasets.decode import Content, decode_row, read_content
 from curate.datasets.files import dataset_files, table_files
 from curate.datasets.layout import Fields, Layout, Row
 from curate.datasets.table import inspect_files, open_table
@@ -140,11 +140,16 @@ class Dataset(Opened):
     def sample_ids(self, positions: Sequence[int]) -> Iterator[tuple[int, str | None]]:
         """The ids of the samples at ascending positions, each with its source row; None where there is no content."""
 
-        def content(row: Row, _: int) -> str:
-            return content_id(*read_content(row, self.layout, self.root))
+        for source_row, found in self.contents(positions):
+            yield source_row, None if isinstance(found, SampleError) else content_id(*found)
 
-        for source_row, found in self._decoded(positions, content):
-            yield source_row, None if isinstance(found, SampleError) else found
+    def contents(self, positions: Sequence[int]) -> Iterator[tuple[int, Content | SampleError]]:
+        """The parts, as stored, of the samples at ascending positions, each with its source row."""
+
+        def content(row: Row, _: int) -> Content:
+            return read_content(row, self.layout, self.root)
+
+        return self._decoded(positions, content)
 
     def samples(self, positions: Sequence[int]) -> Iterator[tuple[int, Sample | SampleError]]:
         """The samples at ascending positions, each with its source row; a bad row comes as its error."""

@@ -1,6 +1,7 @@
 """One row in, one checked sample out, or the error that sends the row to quarantine."""
 
 import unicodedata
+from typing import NamedTuple
 
 from upath import UPath
 
@@ -11,6 +12,20 @@ from curate.sample import Sample, content_id
 
 IMAGE_PLACEHOLDER = "<image>"
 _TEXTS = ("question", "chosen", "rejected")
+
+
+class Content(NamedTuple):
+    """A row's parts as stored: what its id is a hash of. The image is encoded."""
+
+    question: str
+    image: bytes
+    chosen: str
+    rejected: str
+
+    @property
+    def asked(self) -> str:
+        """The question without image placeholders: the chat template puts in the one that there is."""
+        return self.question.replace(IMAGE_PLACEHOLDER, "").strip()
 
 
 def decode_row(row: Row, source_row: int, layout: Layout, root: UPath | None, image_size: int | None) -> Sample:
@@ -26,11 +41,10 @@ def decode_row(row: Row, source_row: int, layout: Layout, root: UPath | None, im
         SampleError: the row cannot be scored; carries the sample's id if its content is all there.
     """
     content = read_content(row, layout, root)
-    question, data, chosen, rejected = content
+    _, data, chosen, rejected = content
     sample_id = content_id(*content)
     try:
-        # Once, here, for every data set and model: the chat template puts in the one placeholder there is.
-        question = question.replace(IMAGE_PLACEHOLDER, "").strip()
+        question = content.asked
         for name, text in (("question", question), ("chosen", chosen), ("rejected", rejected)):
             if not is_visible(text):
                 raise EmptyText(f"the {name} has no visible character")
@@ -43,15 +57,15 @@ def decode_row(row: Row, source_row: int, layout: Layout, root: UPath | None, im
     return Sample(sample_id, source_row, question, image, chosen, rejected, label)
 
 
-def read_content(row: Row, layout: Layout, root: UPath | None) -> tuple[str, bytes, str, str]:
-    """The row's question, encoded image, chosen and rejected response, as stored: what its id is a hash of.
+def read_content(row: Row, layout: Layout, root: UPath | None) -> Content:
+    """The row's parts, as stored.
 
     Raises:
         SampleError: a part is missing or of another type.
     """
     fields = layout.fields(row)
     question, chosen, rejected = (checked_text(name, getattr(fields, name)) for name in _TEXTS)
-    return question, image_bytes(fields.image, root), chosen, rejected
+    return Content(question, image_bytes(fields.image, root), chosen, rejected)
 
 
 def checked_text(name: str, value: object) -> str:

@@ -8,8 +8,8 @@ from curate.errors import DataError, RunStopped, SampleError, TooLong
 from curate.evaluation.benches.bench import Bench, Question
 from curate.evaluation.benches.folder import AnswerRow, read_rows
 from curate.evaluation.job import Generation
-from curate.evaluation.journal import append, cut_torn_line, replace
 from curate.fingerprint import text_sha256
+from curate.manifest.journal import append, cut_torn_line, replace
 from curate.models.family import InputBuilder, ModelInfo, WholeModel
 from curate.models.inputs import ModelInputs
 from curate.scoring.memory import is_out_of_memory

@@ -9,10 +9,10 @@ from typing import Any
 from curate.errors import RunStopped
 from curate.evaluation.benches.bench import Bench, Question
 from curate.evaluation.benches.folder import AnswerRow, read_rows
-from curate.evaluation.journal import append, cut_torn_line, replace
 from curate.evaluation.judge import JudgeSpec, Reply, asking
 from curate.evaluation.reviews import FAILED, Order, Review, read_pair
 from curate.evaluation.rules import prompt
+from curate.manifest.journal import append, cut_torn_line, replace
 
 # So many requests that failed for good, one after another, and the judge is taken to be out of order.
 _FAILURES_IN_A_ROW = 10

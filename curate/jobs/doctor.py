@@ -86,7 +86,8 @@ def _select(job: SelectJob) -> Iterator[Finding]:
 
 
 def _kept(choice: Choice) -> str:
-    return f"would keep {choice.keep:,} of {choice.record.counts.scored:,} samples by {choice.rule}"
+    decided = f", before {len(choice.decided):,} decisions of people" if choice.decided else ""
+    return f"would keep {choice.keep:,} of {choice.record.counts.scored:,} samples by {choice.rule}{decided}"
 
 
 def _retry(job: RetryJob, price: float | None) -> Iterator[Finding]:

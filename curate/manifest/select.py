@@ -1,6 +1,9 @@
-"""The kept fraction of a run: its best rows by a rule, with the run's hash, so that training can trust it."""
+"""The kept fraction of a run: its best rows by a rule, with the run's hash, so that training can trust it.
 
-from collections.abc import Iterable, Iterator, Sequence
+People's decisions, if they are given, come after the rule: what they dropped is left out, what they kept is added.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
@@ -8,11 +11,14 @@ from tempfile import gettempdir
 from typing import Literal, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from upath import UPath
 
 from curate.errors import ConfigurationError, DataError, first_line
 from curate.fingerprint import file_sha256, text_sha256
+from curate.manifest.annotations import Override, overrides, read_annotations
 from curate.manifest.atomic import LITTER, write_batches, write_text
 from curate.manifest.rank import rank_order, with_rank
 from curate.manifest.record import MANIFEST, RunRecord, read_record
@@ -59,11 +65,15 @@ class SelectJob(_Kept):
     run: Location = Field(description="the run folder, or its URL")
     by: str | None = Field(default=None, description="a metric that the run computed; by default the one ranked by")
     seed: int | None = Field(default=None, description="with by: random, of a draw other than the run's own")
+    overrides: Location | None = Field(
+        default=None, description="a file of people's decisions to keep or drop samples, which come after the rule"
+    )
     output: Location | None = Field(default=None, description="the folder to write; by default one inside the run")
 
     def absolute(self) -> "SelectJob":
         """The job with local paths made absolute."""
-        return self.model_copy(update={"run": absolute(self.run), "output": self.output and absolute(self.output)})
+        given = {name: getattr(self, name) for name in ("run", "overrides", "output")}
+        return self.model_copy(update={name: path and absolute(path) for name, path in given.items()})
 
 
 class Rule(_Kept):
@@ -92,32 +102,58 @@ class SelectionRecord(BaseModel):
     rule: Rule
     dataset: JsonValue = Field(description="the run's dataset arguments: where source_row counts")
     dataset_sha256: str
+    overrides: tuple[Override, ...] = Field(
+        default=(), description="decisions about samples of the run, who made them and when; they come after the rule"
+    )
+    overrides_elsewhere: int = Field(
+        default=0, description="more decisions of the same file, about samples that the run has not scored"
+    )
     selected: int
     scored: int
     sha256: str = Field(description="of selection.parquet")
 
 
-def select_rows(tables: Iterable[pa.Table], keep: int, metric: str, scratch: Path) -> Iterator[pa.Table]:
-    """The best `keep` rows by a metric, in its order, as `SELECTION_SCHEMA`.
+def select_rows(
+    tables: Iterable[pa.Table], keep: int, metric: str, scratch: Path, decided: Mapping[str, Override] | None = None
+) -> Iterator[pa.Table]:
+    """The best `keep` rows by a metric, in its order, as `SELECTION_SCHEMA`; less and more as was decided.
 
     Args:
         tables: of `sample_id`, `source_row` and the metric.
         scratch: as for `sorted_rows`.
+        decided: by sample id.
     """
+    dropped, added = (
+        pa.array([name for name, each in (decided or {}).items() if each.decision == wanted], pa.string())
+        for wanted in ("drop", "keep")
+    )
     first = 1
     for rows in sorted_rows(tables, _columns(metric), rank_order(metric), scratch):
-        rows = rows.slice(0, keep - first + 1)
-        yield with_rank(rows, metric, first).select(SELECTION_SCHEMA.names)
-        first += rows.num_rows
-        if first > keep:
+        best = max(0, keep - first + 1)
+        ranked = with_rank(rows, metric, first).select(SELECTION_SCHEMA.names)
+        yield _without(ranked.slice(0, best), dropped)
+        if len(added):
+            yield _only(ranked.slice(best), added)
+        elif rows.num_rows >= best:
             return
+        first += rows.num_rows
+
+
+def _only(rows: pa.Table, sample_ids: pa.Array) -> pa.Table:
+    return rows.filter(pc.is_in(rows["sample_id"], value_set=sample_ids))  # type: ignore[attr-defined]
+
+
+def _without(rows: pa.Table, sample_ids: pa.Array) -> pa.Table:
+    return rows.filter(pc.invert(pc.is_in(rows["sample_id"], value_set=sample_ids)))  # type: ignore[attr-defined]
+
+
+def share_of(ratio: Decimal, total: int) -> int:
+    """How many rows a ratio keeps: the nearest whole number, halves rounded up, and of any rows at least one."""
+    return min(total, max(1, int((ratio * total).to_integral_value(ROUND_HALF_UP))))
 
 
 def kept(tables: Iterable[pa.Table], rule: Rule) -> int:
-    """How many of the rows the rule keeps.
-
-    A ratio keeps the nearest whole number of rows, halves rounded up, and at least one.
-    """
+    """How many of the rows the rule keeps."""
     total = good = 0
     for rows in tables:
         total += rows.num_rows
@@ -126,7 +162,7 @@ def kept(tables: Iterable[pa.Table], rule: Rule) -> int:
     if rule.min_score is not None:
         return good
     if rule.ratio is not None:
-        return min(total, max(1, int((rule.ratio * total).to_integral_value(ROUND_HALF_UP))))
+        return share_of(rule.ratio, total)
     assert rule.top is not None
     return min(total, rule.top)
 
@@ -149,21 +185,30 @@ def _scored(run: UPath, rule: Rule, columns: Sequence[str]) -> Iterator[pa.Table
 
 @dataclass(frozen=True)
 class Choice:
-    """What a selection is: from which run, by which rule, how many rows, into which folder."""
+    """What a selection is: from which run, by which rule, how many rows, into which folder.
+
+    Attributes:
+        keep: rows that the rule keeps.
+        decided: what people decided about samples of the run, by their ids.
+        elsewhere: how many more decisions there are, about samples that are none of the run's.
+    """
 
     run: UPath
     record: RunRecord
     rule: Rule
     keep: int
     folder: UPath
+    decided: Mapping[str, Override]
+    elsewhere: int
 
 
 def choose(job: SelectJob) -> Choice:
     """Which rows the job keeps; writes nothing.
 
     Raises:
-        ConfigurationError: the run did not compute the metric, the rule keeps nothing, or the folder is not free.
-        DataError: the run folder is damaged.
+        ConfigurationError: the run did not compute the metric, the rule keeps nothing, the folder is not free, or
+            there is no such file of decisions.
+        DataError: the run folder is damaged, or the file of decisions.
     """
     run = location(job.run)
     record = read_record(run)
@@ -178,16 +223,30 @@ def choose(job: SelectJob) -> Choice:
     keep = kept(_scored(run, rule, [rule.by]), rule)
     if keep == 0:
         raise ConfigurationError(f"no row of {run} scores {rule.min_score} or more by {rule.by}")
-    folder = location(job.output) if job.output else run / "selections" / str(rule)
+    decided, elsewhere = _decided(run, job.overrides) if job.overrides else ({}, 0)
+    name = f"{rule}-with-overrides" if decided else str(rule)
+    folder = location(job.output) if job.output else run / "selections" / name
     if folder.is_file() or any(path.name not in _OWN and not LITTER.fullmatch(path.name) for path in _files(folder)):
         raise ConfigurationError(f"{folder} holds something else; choose another --output")
-    return Choice(run, record, rule, keep, folder)
+    return Choice(run, record, rule, keep, folder, decided, elsewhere)
+
+
+def _decided(run: UPath, file: str) -> tuple[dict[str, Override], int]:
+    """The decisions about samples of the run, and how many others the file holds."""
+    if not location(file).is_file():
+        raise ConfigurationError(f"--overrides {file}: there is no such file")
+    decided = overrides(read_annotations(location(file)).values())
+    wanted = pa.array(decided, pa.string())
+    there: set[str] = set()
+    for rows in read_tables(run, MANIFEST, ["sample_id"]):
+        there.update(_only(rows, wanted)["sample_id"].to_pylist())
+    return {name: each for name, each in decided.items() if name in there}, len(decided) - len(there)
 
 
 def select(job: SelectJob) -> tuple[UPath, SelectionRecord]:
     """Write a selection folder, unless it stands as it would be written; errors as of `choose`."""
     choice = choose(job)
-    run, rule, keep, folder = choice.run, choice.rule, choice.keep, choice.folder
+    run, rule, folder = choice.run, choice.rule, choice.folder
     if (standing := _standing(folder, choice)) is not None:
         return folder, standing
     try:
@@ -197,9 +256,12 @@ def select(job: SelectJob) -> tuple[UPath, SelectionRecord]:
                 remove(path)
     except OSError as error:
         raise ConfigurationError(f"--output {folder} cannot be made: {error.strerror}") from error
-    rows = select_rows(_scored(run, rule, _columns(rule.by).names), keep, rule.by, Path(gettempdir()))
+    columns = _columns(rule.by).names
+    rows = select_rows(_scored(run, rule, columns), choice.keep, rule.by, Path(gettempdir()), choice.decided)
     write_batches(folder / SELECTION, SELECTION_SCHEMA, rows, group_rows=SELECTION_GROUP_ROWS)
-    selection = _selection_record(choice, keep, file_sha256(folder / SELECTION))
+    with (folder / SELECTION).open("rb") as file:
+        selected = pq.read_metadata(file).num_rows
+    selection = _selection_record(choice, selected, file_sha256(folder / SELECTION))
     write_text(folder / SELECTION_FILE, selection.model_dump_json(indent=2) + "\n")
     return folder, selection
 
@@ -280,6 +342,8 @@ def _selection_record(choice: Choice, selected: int, sha256: str) -> SelectionRe
         rule=choice.rule,
         dataset=record.arguments["dataset"],
         dataset_sha256=record.hashes.dataset,
+        overrides=tuple(choice.decided.values()),
+        overrides_elsewhere=choice.elsewhere,
         selected=selected,
         scored=record.counts.scored,
         sha256=sha256,

@@ -3,6 +3,7 @@
 from upath import UPath
 
 from curate.errors import ConfigurationError, DataError, WorkerLost
+from curate.manifest.annotations import ANNOTATIONS
 from curate.manifest.atomic import LITTER
 from curate.manifest.inputs import INPUTS_FILE, RunInputs, read_inputs, write_inputs
 from curate.manifest.ledger import OWN_NAME, Shard, is_whole, read_ledger, read_shard, withdraw
@@ -13,7 +14,7 @@ from curate.pipeline.session import Progress, Report
 from curate.storage import remove
 
 SELECTIONS = "selections"
-_OWN = {LOCK, INPUTS_FILE, RUN_FILE, MANIFEST, QUARANTINE, SHARDS_FOLDER, WEIGHTS_FOLDER, SELECTIONS}
+_OWN = {LOCK, INPUTS_FILE, RUN_FILE, MANIFEST, QUARANTINE, SHARDS_FOLDER, WEIGHTS_FOLDER, SELECTIONS, ANNOTATIONS}
 
 
 def check_output(run: UPath, overwrite: bool) -> None:
@@ -68,10 +69,10 @@ def open_folder(run: UPath, wanted: RunInputs, overwrite: bool) -> RunInputs:
 
 
 def _sweep(run: UPath, everything: bool) -> None:
-    """Remove what writers that died left half-written; or all but the lock."""
+    """Remove what writers that died left half-written; or all but the lock, and what people said of the samples."""
     # Last of all what says that this is a run: cut off before, the rest is still one, and can be removed.
     for path in sorted(run.iterdir(), key=lambda path: path.name == INPUTS_FILE):
-        if path.name == LOCK:
+        if path.name in (LOCK, ANNOTATIONS):
             continue
         if everything or LITTER.fullmatch(path.name):
             remove(path)

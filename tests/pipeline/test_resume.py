@@ -20,6 +20,7 @@ from curate.datasets import DatasetSpec
 from curate.errors import ConfigurationError, DataError, RunStopped, Terminated
 from curate.manifest import inputs as inputs_module
 from curate.manifest import ledger
+from curate.manifest.annotations import ANNOTATIONS
 from curate.manifest.inputs import RunInputs, read_inputs, write_inputs
 from curate.manifest.ledger import read_ledger, read_shard, shard_file
 from curate.manifest.lock import locked
@@ -100,6 +101,19 @@ def test_a_folder_whose_beginning_was_cut_off_is_begun_again(tmp_path, left):
     check_output(tmp_path / "run", overwrite=False)
     assert open_folder(tmp_path / "run", wanted, overwrite=False) == wanted
     assert {path.name for path in (tmp_path / "run").iterdir()} == {".lock", "shards", "inputs.json"}
+
+
+def test_what_people_said_of_samples_outlives_a_run_that_is_replaced(tmp_path):
+    wanted = RunInputs(arguments={}, decides={"delta": 1.0}, versions={})
+    folder = tmp_path / "run"
+    folder.mkdir()
+    open_folder(folder, wanted, overwrite=False)
+    (folder / ANNOTATIONS).write_text("said\n")
+    (folder / MANIFEST).write_text("of before")
+    check_output(folder, overwrite=True)
+    open_folder(folder, wanted, overwrite=True)
+    assert (folder / ANNOTATIONS).read_text() == "said\n"
+    assert not (folder / MANIFEST).exists()
 
 
 def test_a_stray_file_does_not_keep_a_run_from_going_on_but_is_never_removed(copy, no_workers):

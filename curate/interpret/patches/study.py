@@ -15,7 +15,6 @@ from torch import Tensor
 
 from curate import __version__
 from curate.errors import DataError, RunStopped, SampleError, first_line
-from curate.evaluation.journal import append, cut_torn_line
 from curate.interpret.patches.classify import about, guess
 from curate.interpret.patches.job import OURS, RECORD, ROWS, WEIGHTS, PatchesPlan
 from curate.interpret.patches.masks import mask, masked_pixels, n_kept, patches_with_pixels
@@ -23,6 +22,7 @@ from curate.interpret.patches.results import ImageRow, Outcome, PatchesRecord, U
 from curate.interpret.patches.scores import Method, patch_scores, ranked
 from curate.interpret.study import LeftOut, study_folder
 from curate.manifest.atomic import write_text
+from curate.manifest.journal import append, cut_torn_line
 from curate.manifest.weights import WEIGHTS_RECORD, read_weights, write_weights
 from curate.metrics.parameters import MetricParameters
 from curate.models.family import InputBuilder, WholeModel

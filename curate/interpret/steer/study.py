@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 from curate import __version__
 from curate.errors import DataError, NonFinite, RunStopped, SampleError
 from curate.evaluation.benches.folder import read_rows
-from curate.evaluation.journal import append, cut_torn_line, replace
 from curate.interpret.intervals import wilson
 from curate.interpret.steer.concept import named, naming_tokens
 from curate.interpret.steer.effects import effects, finding
@@ -20,6 +19,7 @@ from curate.interpret.steer.record import Answer, SteerRecord, Unedited, Unit
 from curate.interpret.steer.speaker import Speaker, enough_memory, fired, load_speaker, measured
 from curate.interpret.study import LeftOut, Report, study_folder
 from curate.manifest.atomic import write_text
+from curate.manifest.journal import append, cut_torn_line, replace
 from curate.models.inputs import ModelInputs
 from curate.storage import location
 

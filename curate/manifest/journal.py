@@ -1,4 +1,4 @@
-"""Lines that are kept as they come: what an evaluation goes on from after it was cut off."""
+"""Lines that are kept as they come: what a process goes on from after it was cut off."""
 
 import json
 import os
