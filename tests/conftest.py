@@ -4,12 +4,15 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from upath import UPath
 
 from curate import demo
 from curate.datasets import DatasetSpec, open_dataset
 from curate.models import inspect_model
 from curate.sae.dictionary import inspect_dictionary, load_dictionary
 from curate.scoring.prepare import Prepared, prepare
+
+SAMPLES = 200  # of the run that tests share
 
 torch.set_num_threads(2)
 
@@ -59,6 +62,18 @@ def real_prepared(real_data, demo_builder) -> list[Prepared]:
     """The real photographs' 87 samples, as the demo model takes them."""
     spec = DatasetSpec(name="align-anything", data_dir=real_data / "align_anything", split="all")
     return prepared(spec, demo_builder)
+
+
+@pytest.fixture(scope="session")
+def scored_run(tmp_path_factory) -> UPath:
+    """A run over 200 demo samples, with every metric that is a sum over features."""
+    from curate.pipeline.job import ScoreJob
+    from curate.pipeline.score import score
+
+    output = tmp_path_factory.mktemp("scored") / "run"
+    job = ScoreJob(output=str(output), dataset=DatasetSpec(limit=SAMPLES))
+    assert score(job, lambda step: None, lambda plan, rows: None).counts.scored == SAMPLES
+    return UPath(output)
 
 
 def prepared(spec: DatasetSpec, builder) -> list[Prepared]:

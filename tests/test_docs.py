@@ -4,11 +4,13 @@ import contextlib
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import typer
 
@@ -74,12 +76,27 @@ def _run_all(page: Path, tmp_path: Path, environment: dict[str, str], run) -> No
     environment["CURATE_SCORE_MODEL"] = str(tmp_path / "team" / "model")
     for command in commands(page):
         assert command.startswith("curate "), command
+        if command.startswith("curate view "):
+            _view(command, tmp_path, environment)
+            continue
         plain = "--dataset align-anything" in command and "--data-dir" not in command
         result = run(command + (" --data-dir team/data" if plain else ""))
         assert result.returncode == 0, (command, result.stderr)
     for code in blocks(page, "python"):
         result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
+
+
+def _view(command: str, folder: Path, environment: dict[str, str]) -> None:
+    """What serves until it is interrupted: it does, and answers."""
+    words = shlex.split(command)
+    viewer = subprocess.Popen(words, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+    assert viewer.stderr is not None
+    address = re.search(r"http://\S+", viewer.stderr.readline())
+    assert address, command
+    assert httpx.get(address.group(), follow_redirects=True).status_code == 200
+    viewer.send_signal(signal.SIGINT)
+    assert viewer.wait(30) == 0
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)

@@ -15,8 +15,8 @@ PACKAGE = ROOT / "curate"
 # From the top down; a room imports only from lower floors, or from itself.
 FLOORS = [
     {"cli"},
-    {"jobs"},
     {"report"},
+    {"jobs"},
     {"experiments", "interpret"},
     {"training", "evaluation"},
     {"pipeline"},
@@ -81,7 +81,8 @@ import curate.datasets, curate.models, curate.sae.dictionary, curate.metrics.wei
 import curate.manifest.verify, curate.manifest.weights, curate.scoring.scorer, curate.scoring.weights_pass
 import curate.interpret.explain, curate.interpret.features, curate.interpret.patches.study, curate.interpret.probe.study
 import curate.interpret.steer.study, curate.report.explanation, curate.report.features, curate.report.patches
-import curate.report.probe, curate.report.steer
+import curate.report.probe, curate.report.steer, curate.report.html.gather, curate.report.html.page
+import curate.manifest.compare, curate.manifest.annotations, curate.manifest.listing
 print("sae_lens" in sys.modules)
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -24,6 +24,7 @@ from curate.cli import (
     patches,
     probe,
     quarantine,
+    report,
     retry,
     run,
     sae,
@@ -37,6 +38,7 @@ from curate.cli import (
     sweep,
     train,
     verify,
+    view,
 )
 from curate.errors import ConfigurationError, CurateError, Terminated, first_line
 
@@ -84,6 +86,8 @@ app = typer.Typer(
 )
 app.command("score")(score.score)
 app.command("show")(show.show)
+app.command("report")(report.report)
+app.command("view")(view.view)
 app.command("quarantine")(quarantine.quarantine)
 app.command("retry")(retry.retry)
 app.command("select")(select.select)

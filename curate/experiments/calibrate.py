@@ -20,6 +20,7 @@ from curate.errors import ConfigurationError, DataError, SampleError
 from curate.experiments.calibration import CONTROLS, FEWEST, Calibration, Found, sentences
 from curate.experiments.damage import DAMAGES, OF_ANOTHER
 from curate.experiments.paired_auroc import own_share, paired_auroc
+from curate.experiments.records import CALIBRATION as RECORD
 from curate.manifest.atomic import write_batches, write_text
 from curate.manifest.inputs import INPUTS_FILE, RunInputs, own_files, read_inputs, versions, write_inputs
 from curate.manifest.lock import LOCK, locked
@@ -32,7 +33,7 @@ from curate.pipeline.session import Progress, Report
 from curate.sample import Sample
 from curate.storage import LocalFolder, absolute, location, remove
 
-ORIGINAL, DAMAGED, SAMPLES, RECORD, PLOT = "original", "damaged", "samples", "calibration.json", "calibration.png"
+ORIGINAL, DAMAGED, SAMPLES, PLOT = "original", "damaged", "samples", "calibration.png"
 OURS = {ORIGINAL, DAMAGED, SAMPLES, RECORD, PLOT, INPUTS_FILE, LOCK}
 _PARTS = [pa.field("question", pa.string()), pa.field("image", pa.binary())]
 _PARTS += [pa.field("chosen", pa.string()), pa.field("rejected", pa.string())]

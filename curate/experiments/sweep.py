@@ -7,9 +7,10 @@ from typing import Any
 
 from curate.errors import ConfigurationError
 from curate.evaluation.judge import check_judge
+from curate.experiments.records import SWEEP as RECORD
 from curate.experiments.sweep_cells import SELECTIONS, Cells, places
 from curate.experiments.sweep_job import BASE, CELLS, RUN, SweepJob, SweepPlan
-from curate.experiments.sweep_plot import draw_figure7, draw_figure8
+from curate.experiments.sweep_plot import draw_figure7, draw_figure8, has_weights
 from curate.experiments.sweep_results import SweepRecord, as_csv, correlations, findings, means
 from curate.manifest.atomic import write_text
 from curate.manifest.inputs import INPUTS_FILE, RunInputs, own_files, read_inputs, versions, write_inputs
@@ -21,7 +22,7 @@ from curate.pipeline.session import Report, resumable
 from curate.pipeline.tasks import Failed, Task, run_tasks
 from curate.storage import location
 
-RECORD, TABLE, FIGURE7, FIGURE8 = "sweep.json", "sweep.csv", "figure7", "figure8"
+TABLE, FIGURE7, FIGURE8 = "sweep.csv", "figure7", "figure8"
 OURS = {RUN, SELECTIONS, CELLS, RECORD, TABLE, INPUTS_FILE, LOCK}
 OURS |= {f"{figure}.{kind}" for figure in (FIGURE7, FIGURE8) for kind in ("png", "svg")}
 
@@ -128,7 +129,7 @@ def _scored(job: SweepJob, report: Report, overwrite: bool) -> RunRecord:
 def _write(output: Path, record: SweepRecord) -> None:
     """The record, the table and the figures."""
     draw_figure7(output / FIGURE7, record)
-    if any(cell.tuned and cell.tuned.mean_weight is not None for cell in record.cells):
+    if has_weights(record):
         draw_figure8(output / FIGURE8, record)
     write_text(location(str(output / TABLE)), as_csv(record.cells))
     write_text(location(str(output / RECORD)), record.model_dump_json(indent=2) + "\n")

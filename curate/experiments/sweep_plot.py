@@ -16,11 +16,22 @@ _ONE_POINT = 1
 
 
 def draw_figure7(file: Path, record: SweepRecord) -> None:
-    """Score over the share of the data: one panel for each method, one line for each metric, bands of ± one SE.
+    """Write `figure7` as a .png and an .svg; `file` has no suffix."""
+    _save(figure7(record), file)
 
-    Args:
-        file: without suffix; a .png and an .svg are written.
-    """
+
+def draw_figure8(file: Path, record: SweepRecord) -> None:
+    """Write `figure8` as a .png and an .svg; `file` has no suffix."""
+    _save(figure8(record), file)
+
+
+def has_weights(record: SweepRecord) -> bool:
+    """Whether there is anything to see in `figure8`."""
+    return any(cell.tuned and cell.tuned.mean_weight is not None for cell in record.cells)
+
+
+def figure7(record: SweepRecord) -> Any:
+    """Score over the share of the data: one panel for each method, one line for each metric, bands of ± one SE."""
     methods = list(dict.fromkeys(each.method for each in record.means))
     figure, panels = _panels(max(1, len(methods)))
     metrics = _metrics(record)
@@ -39,15 +50,12 @@ def draw_figure7(file: Path, record: SweepRecord) -> None:
         axes.set_xlabel("share of the data")
     seeds = len({cell.seed for cell in record.cells})
     bands = f"bands: ± one standard error over {seeds} seeds" if seeds > 1 else "one seed: no bands"
-    _finish(figure, panels[0], file, bands)
+    _finish(figure, panels[0], bands)
+    return figure
 
 
-def draw_figure8(file: Path, record: SweepRecord) -> None:
-    """Score over mean feature weight: a panel for each method, a point for each training, a colour for each metric.
-
-    Args:
-        file: without suffix; a .png and an .svg are written.
-    """
+def figure8(record: SweepRecord) -> Any:
+    """Score over mean feature weight: a panel for each method, a point for each training, a colour for each metric."""
     methods = list(dict.fromkeys(cell.method for cell in record.cells))
     figure, panels = _panels(len(methods))
     for axes, method in zip(panels, methods, strict=True):
@@ -68,7 +76,8 @@ def draw_figure8(file: Path, record: SweepRecord) -> None:
         axes.set_title(f"{method.upper()}{text}")
         axes.set_xlabel("mean feature weight of the tuned model")
         axes.locator_params(axis="x", nbins=4)
-    _finish(figure, panels[0], file, "r: Pearson, ρ: Spearman")
+    _finish(figure, panels[0], "r: Pearson, ρ: Spearman")
+    return figure
 
 
 def _metrics(record: SweepRecord) -> list[str]:
@@ -120,7 +129,7 @@ def _level(axes: Any, value: float, error: float | None, label: str, dashes: Any
         axes.axhspan(value - error, value + error, color=INK, alpha=0.08, linewidth=0)
 
 
-def _finish(figure: Any, first: Any, file: Path, note: str) -> None:
+def _finish(figure: Any, first: Any, note: str) -> None:
     for axes in figure.axes:
         axes.grid(color="#DDDDDD", linewidth=0.6)
         axes.set_axisbelow(True)
@@ -129,6 +138,9 @@ def _finish(figure: Any, first: Any, file: Path, note: str) -> None:
     figure.legend(
         handles, labels, loc="outside lower center", ncols=4, frameon=False, title=note, title_fontsize="small"
     )
+
+
+def _save(figure: Any, file: Path) -> None:
     for kind in ("png", "svg"):
         write_atomically(
             location(f"{file}.{kind}"), lambda temporary, kind=kind: figure.savefig(temporary, dpi=150, format=kind)

@@ -9,8 +9,7 @@ from curate.errors import ConfigurationError
 from curate.interpret.examples import Example, Examples, strongest
 from curate.interpret.heat import Heat, heat
 from curate.interpret.lens import Lens, read_sample
-from curate.manifest.record import WEIGHTS_FOLDER
-from curate.manifest.weights import read_places, read_weights
+from curate.interpret.live import live_features
 from curate.scoring.prepare import Prepared, prepare
 
 
@@ -64,32 +63,26 @@ def run_features(lens: Lens, chosen: Sequence[int], top: int, count: int, labels
     assert record is not None
     if lens.scorer.weights is None:
         raise ConfigurationError(f"{run} has no feature weights: score with --metric cosine, which computes them")
-    weight, weights = read_weights(run / WEIGHTS_FOLDER)
-    text, image = (read_places(run / WEIGHTS_FOLDER, modality)[2] for modality in ("text", "image"))
-    if text.shape[1] == 0 or image.shape[1] == 0:
-        raise ConfigurationError(f"the feature weights of {run} do not say where tokens are: score again without them")
-    text, image = text.amax(1), image.amax(1)
-    if unknown := [feature for feature in chosen if not 0 <= feature < len(weight)]:
-        raise ConfigurationError(f"--feature {unknown[0]}: there are features 0 to {len(weight) - 1}")
-    on_text, on_image = text > record.delta, image > record.delta
-    ordered = weight.argsort(descending=True, stable=True)[:top].tolist()
-    shown = list(chosen) or [feature for feature in ordered if float(weight[feature]) != 0]
+    live = live_features(run, record.delta)
+    if unknown := [feature for feature in chosen if not 0 <= feature < len(live.weight)]:
+        raise ConfigurationError(f"--feature {unknown[0]}: there are features 0 to {len(live.weight) - 1}")
+    shown = list(chosen) or live.heaviest(top)
     found = strongest(lens, shown, count)
     return Looked(
         RunFeatures(
-            samples=weights.samples,
+            samples=live.record.samples,
             delta=record.delta,
             hook_layer=lens.hook_layer,
-            cross_modal=(on_text & on_image).nonzero()[:, 0].tolist(),
-            text_only=(on_text & ~on_image).nonzero()[:, 0].tolist(),
-            image_only=(on_image & ~on_text).nonzero()[:, 0].tolist(),
-            inactive=int((~on_text & ~on_image).sum()),
+            cross_modal=live.cross_modal,
+            text_only=live.text_only,
+            image_only=live.image_only,
+            inactive=live.inactive,
             features=[
                 RunFeature(
                     feature=feature,
-                    weight=float(weight[feature]) or None,
-                    text_peak=float(text[feature]),
-                    image_peak=float(image[feature]),
+                    weight=float(live.weight[feature]) or None,
+                    text_peak=float(live.text_peak[feature]),
+                    image_peak=float(live.image_peak[feature]),
                     label=labels.get(feature),
                     examples=found.of.get(feature, []),
                 )

@@ -1,4 +1,4 @@
-"""One sample's row of a run."""
+"""One sample's rows of a run."""
 
 from collections.abc import Collection
 from typing import Any
@@ -12,7 +12,7 @@ from curate.manifest.record import MANIFEST, QUARANTINE
 from curate.manifest.verify import read_tables
 
 _LONGEST_RANK = 18  # digits, so that it is a 64-bit number
-_SHOWN = 2  # of each batch of rows: enough to tell one sample from several
+_COPIES = 100  # of one sample that are told apart from each other; a table may hold it a million times
 
 
 def find_row(run: UPath, sample: str) -> dict[str, Any]:
@@ -24,27 +24,73 @@ def find_row(run: UPath, sample: str) -> dict[str, Any]:
     Raises:
         DataError: there is none, or several, or it could not be scored.
     """
-    column, wanted = ("rank", sample[1:]) if sample.startswith("#") else ("sample_id", sample)
-    if column == "rank" and not (wanted.isdecimal() and len(wanted) <= _LONGEST_RANK):
-        raise DataError(f"{sample} is no rank; the best sample is #1")
-    if not wanted:
+    if found := _found(run, MANIFEST, sample):
+        return found[0]
+    if lost := _found(run, QUARANTINE, sample):
+        raise DataError(f"{sample} could not be scored: {lost[0]['error']}: {lost[0]['reason']}")
+    raise unknown(run, sample)
+
+
+def find_rows(run: UPath, sample: str) -> list[dict[str, Any]]:
+    """All rows of a sample, for a table may hold it several times: the manifest's, then those that could not be scored.
+
+    Args:
+        sample: as for `find_row`.
+
+    Raises:
+        DataError: there is none, or there are several such samples.
+    """
+    found = [row for name in (MANIFEST, QUARANTINE) for row in _found(run, name, sample)]
+    if not found:
+        raise unknown(run, sample)
+    if len({row["sample_id"] for row in found}) > 1:
+        raise _several(run, sample)
+    return found
+
+
+def rank_of(sample: str) -> int | None:
+    """The rank that `#1` names; None where a sample is named by its id.
+
+    Raises:
+        DataError: it names nothing.
+    """
+    if not sample:
         raise DataError("name a sample, by its id or as #1; curate show lists ids and ranks")
+    if not sample.startswith("#"):
+        return None
+    if not (sample[1:].isdecimal() and len(sample) <= 1 + _LONGEST_RANK):
+        raise DataError(f"{sample} is no rank; the best sample is #1")
+    return int(sample[1:])
+
+
+def unknown(run: UPath, sample: str) -> DataError:
+    """The error of a sample that the run does not have."""
+    return DataError(f"{run} has no sample {sample}; curate show lists ids and ranks")
+
+
+def _found(run: UPath, name: str, sample: str) -> list[dict[str, Any]]:
+    """The rows of one file of the run, of which the quarantine knows no ranks."""
+    rank = rank_of(sample)
+    if rank is not None and name == QUARANTINE:
+        return []
 
     def matches(rows: pa.Table) -> pa.ChunkedArray:
-        if column == "rank":
-            return pc.equal(rows[column], int(wanted))  # type: ignore[attr-defined]
-        return pc.starts_with(rows[column], wanted)  # type: ignore[attr-defined]
+        if rank is not None:
+            return pc.equal(rows["rank"], rank)  # type: ignore[attr-defined]
+        return pc.starts_with(rows["sample_id"], sample)  # type: ignore[attr-defined]
 
-    found: list[dict[str, Any]] = []
-    for rows in read_tables(run, MANIFEST):
-        found += rows.filter(matches(rows)).slice(0, _SHOWN).to_pylist()
-    if not found:
-        if column == "sample_id" and (lost := _quarantined(run, wanted)):
-            raise DataError(f"{sample} could not be scored: {lost}")
-        raise DataError(f"{run} has no sample {sample}; curate show lists ids and ranks")
-    if len({row["sample_id"] for row in found}) > 1:
-        raise DataError(f"{sample} is the beginning of several samples' ids in {run}; give more of it")
-    return found[0]
+    found, ids = [], set()
+    for rows in read_tables(run, name):
+        rows = rows.filter(matches(rows))
+        ids.update(pc.unique(rows["sample_id"]).to_pylist())  # type: ignore[attr-defined]
+        if len(ids) > 1:
+            raise _several(run, sample)
+        found += rows.slice(0, _COPIES - len(found)).to_pylist()
+    return found
+
+
+def _several(run: UPath, sample: str) -> DataError:
+    return DataError(f"{sample} is the beginning of several samples' ids in {run}; give more of it")
 
 
 def sample_ids(run: UPath, rows: Collection[int]) -> dict[int, str]:
@@ -62,11 +108,3 @@ def sample_ids(run: UPath, rows: Collection[int]) -> dict[int, str]:
     if missing := sorted(set(rows) - set(found)):
         raise DataError(f"{run} has no row {missing[0]} of its data, which its feature weights were computed from")
     return found
-
-
-def _quarantined(run: UPath, prefix: str) -> str | None:
-    for rows in read_tables(run, QUARANTINE):
-        for row in rows.to_pylist():
-            if row["sample_id"] and row["sample_id"].startswith(prefix):
-                return f"{row['error']}: {row['reason']}"
-    return None

@@ -20,6 +20,7 @@ from curate.errors import ConfigurationError, DataError, first_line
 from curate.fingerprint import file_sha256, text_sha256
 from curate.manifest.annotations import Override, overrides, read_annotations
 from curate.manifest.atomic import LITTER, write_batches, write_text
+from curate.manifest.order import checked_metric
 from curate.manifest.rank import rank_order, with_rank
 from curate.manifest.record import MANIFEST, RunRecord, read_record
 from curate.manifest.rows import scored_schema
@@ -212,10 +213,8 @@ def choose(job: SelectJob) -> Choice:
     """
     run = location(job.run)
     record = read_record(run)
-    by = job.by or record.metrics[0]
+    by = checked_metric(run, record, job.by)
     rule = Rule(by=by, seed=job.seed, ratio=job.ratio, top=job.top, min_score=job.min_score)
-    if rule.by not in record.metrics:
-        raise ConfigurationError(f"--by {rule.by}: {run} has {', '.join(record.metrics)}")
     if rule.seed is not None and rule.by != RANDOM:
         raise ConfigurationError(f"--seed {rule.seed}: only --by {RANDOM} draws; {rule.by} is what the run computed")
     if file_sha256(run / MANIFEST) != record.run_hash:

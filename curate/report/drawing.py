@@ -77,6 +77,14 @@ def draw_heat(
     Args:
         highest: the value of the darkest colour; 0 has none.
     """
+    axes.imshow(heat_pixels(image, patches, values, highest))
+    axes.set_axis_off()
+
+
+def heat_pixels(
+    image: Image, patches: Patches, values: Float[Tensor, " image_tokens"], highest: float
+) -> Float[np.ndarray, "height width 3"]:
+    """What `draw_heat` draws: red, green and blue from 0 to 1, at most 448 pixels high and wide."""
     from matplotlib import colormaps
 
     small = _small(image)
@@ -85,8 +93,7 @@ def draw_heat(
     share = np.clip(strongest / highest, 0, 1) if highest > 0 else np.zeros_like(strongest)
     colours = colormaps[COLOURMAP](share)[..., :3]
     over = np.where(share > 0, _FAINTEST + (_STRONGEST - _FAINTEST) * share, 0)[..., None]
-    axes.imshow(over * colours + (1 - over) * (_LIGHTEST + (1 - _LIGHTEST) * grey)[..., None])
-    axes.set_axis_off()
+    return over * colours + (1 - over) * (_LIGHTEST + (1 - _LIGHTEST) * grey)[..., None]
 
 
 def _small(image: Image) -> Image:

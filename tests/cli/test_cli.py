@@ -261,7 +261,7 @@ def test_show_finds_scored_and_quarantined_samples_by_their_ids(labelled_run, tm
     lost = curate("show", labelled_run, "--sample", "ffff", cwd=tmp_path)
     assert "EmptyText" in lost.stdout
     refused(curate("show", labelled_run, "--sample", "0000", cwd=tmp_path), "give more of it", 1)
-    refused(curate("show", labelled_run, "--sample", "abc", cwd=tmp_path), "no sample whose id begins", 1)
+    refused(curate("show", labelled_run, "--sample", "abc", cwd=tmp_path), "has no sample abc; ", 1)
 
 
 def test_lists_are_readable_by_machines(tmp_path):
