@@ -1,0 +1,1 @@
+"""A local web application to look at a run and choose from it."""
