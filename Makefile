@@ -1,4 +1,4 @@
-.PHONY: demo demo-sweep test test-slow test-faults lint format types bench generated
+.PHONY: demo demo-sweep test test-slow test-faults test-browser lint format types bench generated
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -13,7 +13,7 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY)  ## set up, then score the embedded demo data
 	$(BIN)/curate score --output runs/demo --overwrite
 	$(BIN)/curate show runs/demo --top 5 --bottom 5
-	@echo "manifest: runs/demo/manifest.parquet"
+	@echo "manifest: runs/demo/manifest.parquet; look at it with: .venv/bin/curate view runs/demo"
 
 demo-sweep: $(READY)  ## set up, then train on parts of the demo data by five metrics: an hour on two cores; goes on where it was cut off
 	$(BIN)/curate sweep --output runs/demo-sweep
@@ -22,10 +22,13 @@ test: $(READY)  ## set up, then run the tests
 	$(BIN)/python -m pytest
 
 test-slow: $(READY)  ## the tests for which `make test` has no time
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not browser"
 
 test-faults: $(READY)  ## kill a run sixty times; CURATE_FAULT_SEED repeats one
 	$(BIN)/python -m pytest -s -m faults
+
+test-browser: $(READY)  ## the viewer and the report in a Chromium; CURATE_CHROMIUM names one
+	$(BIN)/python -m pytest -m browser
 
 lint: $(READY)
 	$(BIN)/ruff check .

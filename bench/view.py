@@ -24,7 +24,7 @@ import httpx
 from upath import UPath
 
 from bench.report import METRICS, make_run
-from curate.manifest.annotations import ANNOTATIONS, Annotation, now, write_annotation
+from curate.manifest.annotations import ANNOTATIONS, annotate
 from curate.manifest.order import rows_at
 from curate.report.viewer.browse import ON_PAGE
 
@@ -67,6 +67,8 @@ def _asked(run: UPath, rows: int, asks: int) -> float:
                     [_seconds(client, f"/answer?{each}{more}") for each in _first()],
                 )
                 _line(f"slider answer{name}", [_seconds(client, f"/answer?{each}{more}") for each in _sliders(asks)])
+                scores = [_seconds(client, f"/answer?{each}{more}") for each in _scores(asks)]
+                _line(f"slider answer by score{name}", scores)
                 _line(
                     f"page of the gallery{name}",
                     [_seconds(client, f"/list?{each}{more}") for each in _pages(asks, rows)],
@@ -93,6 +95,11 @@ def _sliders(asks: int) -> Iterator[str]:
     return (f"by={METRICS[ask % len(METRICS)]}&ratio={rng.uniform(0.001, 1):.3f}" for ask in range(asks))
 
 
+def _scores(asks: int) -> Iterator[str]:
+    rng = random.Random(3)
+    return (f"by={METRICS[ask % len(METRICS)]}&keep_by=score&min_score={rng.gauss(1, 1):.3f}" for ask in range(asks))
+
+
 def _pages(asks: int, rows: int) -> Iterator[str]:
     rng = random.Random(2)
     last = rows // ON_PAGE["gallery"]
@@ -109,8 +116,7 @@ def _seconds(client: httpx.Client, path: str) -> float:
 def _decide(run: UPath, places: list[int]) -> None:
     for number, row in enumerate(rows_at(run, places, ["sample_id"])):
         decision = "keep" if number % 2 else "drop"
-        said = Annotation(sample_id=row["sample_id"], decision=decision, by="bench", at=now())
-        write_annotation(Path(str(run)) / ANNOTATIONS, said)
+        annotate(Path(str(run)) / ANNOTATIONS, row["sample_id"], "bench", {"decision": decision})
 
 
 def _line(name: str, seconds: list[float]) -> None:

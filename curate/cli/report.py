@@ -31,7 +31,15 @@ def report(
         str | None,
         typer.Option(help="Metric to go by; by default the one the run is ranked by.", rich_help_panel=PAGE),
     ] = None,
-    gallery: Annotated[int, typer.Option(help="Samples of each gallery.", min=1, max=50, rich_help_panel=PAGE)] = 8,
+    gallery: Annotated[
+        int,
+        typer.Option(
+            help="Samples of each gallery.",
+            min=1,
+            max=24,  # images of noise and long texts stay within 15 MB
+            rich_help_panel=PAGE,
+        ),
+    ] = 8,
     labels: Annotated[
         Path | None,
         typer.Option(help="What features are called: explanations as Neuronpedia exports.", rich_help_panel=STUDIES),

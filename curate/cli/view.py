@@ -5,12 +5,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from curate.cli.arguments import RunFolder
+from curate.cli.arguments import RunFolder, refuse
 
 SERVER, EXPLAIN = "Server", "Explanations"
 
 
 def view(
+    ctx: typer.Context,
     run: RunFolder,
     annotations: Annotated[
         Path | None,
@@ -58,6 +59,9 @@ def view(
     What is exported is what `curate select` writes; the page shows the command. Ctrl-C ends it.
     """
     from curate.cli.console import ERR, printable
+
+    if not explain:
+        refuse(ctx, ("device",), "goes with --explain")
     from curate.report.viewer.serve import ViewOptions, serve
 
     def ready(where: str) -> None:

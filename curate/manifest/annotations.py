@@ -4,15 +4,18 @@ They are lines of `annotations.jsonl`, each with who said it and when; of a samp
 before it stay. A sample's id is a hash of its content, so they hold in every run over the same data.
 """
 
-from collections.abc import Iterable
+import fcntl
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from upath import UPath
 
 from curate.errors import ConfigurationError, DataError
+from curate.manifest.atomic import sync_folder
 from curate.manifest.journal import append, cut_torn_line
 
 ANNOTATIONS = "annotations.jsonl"
@@ -42,22 +45,52 @@ class Override(_Said):
     decision: Decision
 
 
-def now() -> str:
-    """The time of an annotation."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def annotate(file: Path, sample_id: str, by: str, changed: Mapping[str, Any]) -> None:
+    """Say something of a sample; all else that was said of it stays. It is on the disk when this returns.
 
-
-def write_annotation(file: Path, annotation: Annotation) -> None:
-    """Add a line; it is on the disk when this returns.
+    Args:
+        changed: fields of `Annotation`.
 
     Raises:
         ConfigurationError: the file cannot be written.
+        DataError: as of `read_annotations`.
     """
+    with _alone(file):
+        before = read_annotations(file).get(sample_id)
+        said = before.model_dump() if before else {"sample_id": sample_id}
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        append(file, [Annotation.model_validate({**said, **changed, "by": by, "at": at}).model_dump(mode="json")])
+
+
+@contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Hold the file, which is made if need be, while no other process does; it ends with a line break then."""
     try:
-        cut_torn_line(file)
-        append(file, [annotation.model_dump(mode="json")])
+        is_new = not file.exists()
+        with file.open("ab") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            if is_new:
+                sync_folder(file.parent)
+            if _whole(_last_piece(file)):
+                held.write(b"\n")  # of a line that was written by hand
+                held.flush()
+            cut_torn_line(file)
+            yield
     except OSError as error:
         raise ConfigurationError(f"{file} cannot be written: {error.strerror}") from error
+
+
+def _last_piece(file: Path) -> bytes:
+    return file.read_bytes().rpartition(b"\n")[2]
+
+
+def _whole(piece: bytes) -> bool:
+    """Whether what follows the last line break is a line, and not what is left of one that was cut off."""
+    try:
+        Annotation.model_validate_json(piece)
+    except ValidationError:
+        return False
+    return True
 
 
 def read_annotations(file: UPath | Path) -> dict[str, Annotation]:
@@ -72,8 +105,10 @@ def read_annotations(file: UPath | Path) -> dict[str, Annotation]:
         return {}
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}") from error
+    if not _whole(lines[-1]):
+        lines.pop()
     last: dict[str, Annotation] = {}
-    for number, line in enumerate(lines[:-1], start=1):  # what follows the last line break was cut off
+    for number, line in enumerate(lines, start=1):
         try:
             said = Annotation.model_validate_json(line)
         except ValidationError as error:

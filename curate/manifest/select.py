@@ -220,14 +220,19 @@ def choose(job: SelectJob) -> Choice:
     if file_sha256(run / MANIFEST) != record.run_hash:
         raise DataError(f"{run / MANIFEST} is not the file that run.json describes; see curate verify")
     keep = kept(_scored(run, rule, [rule.by]), rule)
-    if keep == 0:
-        raise ConfigurationError(f"no row of {run} scores {rule.min_score} or more by {rule.by}")
     decided, elsewhere = _decided(run, job.overrides) if job.overrides else ({}, 0)
-    name = f"{rule}-with-overrides" if decided else str(rule)
+    if keep == 0 and not any(each.decision == "keep" for each in decided.values()):
+        raise ConfigurationError(f"no row of {run} scores {rule.min_score} or more by {rule.by}")
+    name = f"{rule}-overrides-{_named(decided)}" if decided else str(rule)
     folder = location(job.output) if job.output else run / "selections" / name
     if folder.is_file() or any(path.name not in _OWN and not LITTER.fullmatch(path.name) for path in _files(folder)):
         raise ConfigurationError(f"{folder} holds something else; choose another --output")
     return Choice(run, record, rule, keep, folder, decided, elsewhere)
+
+
+def _named(decided: Mapping[str, Override]) -> str:
+    """Decisions by a hash, so that others do not take the place of a selection that was trained on."""
+    return text_sha256("".join(f"{name} {each.decision}\n" for name, each in decided.items()))[:8]
 
 
 def _decided(run: UPath, file: str) -> tuple[dict[str, Override], int]:
@@ -257,12 +262,22 @@ def select(job: SelectJob) -> tuple[UPath, SelectionRecord]:
         raise ConfigurationError(f"--output {folder} cannot be made: {error.strerror}") from error
     columns = _columns(rule.by).names
     rows = select_rows(_scored(run, rule, columns), choice.keep, rule.by, Path(gettempdir()), choice.decided)
-    write_batches(folder / SELECTION, SELECTION_SCHEMA, rows, group_rows=SELECTION_GROUP_ROWS)
+    write_batches(folder / SELECTION, SELECTION_SCHEMA, _some(rows), group_rows=SELECTION_GROUP_ROWS)
     with (folder / SELECTION).open("rb") as file:
         selected = pq.read_metadata(file).num_rows
     selection = _selection_record(choice, selected, file_sha256(folder / SELECTION))
     write_text(folder / SELECTION_FILE, selection.model_dump_json(indent=2) + "\n")
     return folder, selection
+
+
+def _some(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows; of none there is no selection."""
+    found = 0
+    for rows in tables:
+        found += rows.num_rows
+        yield rows
+    if not found:
+        raise ConfigurationError("--overrides drops every sample that the rule keeps")
 
 
 def _files(folder: UPath) -> list[UPath]:

@@ -34,5 +34,5 @@ def needs_report(error: ImportError) -> ConfigurationError:
 
 
 def _utf8(value: Any) -> Any:
-    """Labels of features come from JSON, which can spell out half a surrogate pair."""
-    return value.encode(errors="replace").decode() if type(value) is str else value
+    """JSON, of which labels of features come, can spell out half a surrogate pair; a folder's name may be any bytes."""
+    return value if hasattr(value, "__html__") else str(value).encode(errors="replace").decode()

@@ -117,7 +117,7 @@ def histogram(
 ) -> Any:
     """How often each value occurs; those of kept samples in another colour."""
     figure, axes = _axes()
-    edges = np.histogram_bin_edges(values, BINS) if len(values) else np.linspace(0, 1, BINS + 1)
+    edges = _edges(values)
     whole = np.histogram(values, edges)[0]
     axes.grid(axis="y", color=LINE, linewidth=0.6)
     if kept is None:
@@ -131,6 +131,14 @@ def histogram(
     axes.locator_params(nbins=5)
     axes.margins(x=0.02)
     return figure
+
+
+def _edges(values: Float[np.ndarray, " rows"]) -> Float[np.ndarray, " edges"]:
+    """Of bins of equal width; of one, where the values' range cannot be divided."""
+    try:
+        return np.histogram_bin_edges(values, BINS) if len(values) else np.linspace(0, 1, BINS + 1)
+    except ValueError:
+        return np.array([values.min(), values.max()])
 
 
 def scatter(

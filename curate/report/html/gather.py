@@ -26,7 +26,6 @@ from curate.report.samples import RunSamples, open_samples
 LABELS, REASONS, FEATURES, GROUPS, MOVES = 8, 20, 15, 6, 8  # of each that are listed
 MEMBERS = 6  # rows of a group of copies that are shown
 CARD_PIXELS, THUMB_PIXELS = 320, 96
-LONGEST_GALLERY = 50  # 200 images, or the page would no longer be one that is sent by mail
 
 
 @dataclass(frozen=True)

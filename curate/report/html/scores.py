@@ -120,7 +120,7 @@ def read_scores(
         name: Spread(lowest[name], highest[name], totals[name] / n, _quantiles(columns[name], (0.25, 0.5, 0.75)))
         for name in (names if n else ())
     }
-    unlabelled = counted.pop(None, 0)
+    unlabelled = counted.pop(None, 0) + counted.pop("", 0)
     of_row = np.concatenate(labels)
     of_labels = []
     for label, rows in counted.most_common(most_labels):

@@ -7,9 +7,10 @@ from fastapi import APIRouter, HTTPException
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from curate.manifest.annotations import overrides
+from curate.manifest.record import read_record
 from curate.manifest.select import SelectJob, select
 from curate.report.viewer.look import Look
-from curate.report.viewer.viewed import Asked, Render, Run, Viewed
+from curate.report.viewer.viewed import SCORED_AGAIN, Asked, Render, Run, Viewed
 
 ON_PAGE = {"gallery": 24, "table": 50}
 router = APIRouter()
@@ -49,6 +50,8 @@ def find(viewed: Run, sample: str) -> RedirectResponse:
 def export(viewed: Run, look: Asked, pages: Render) -> HTMLResponse:
     """Write what `curate select` would."""
     viewed.annotations()
+    if read_record(viewed.run).run_hash != viewed.record.run_hash:  # of a run elsewhere, there is only a copy here
+        raise HTTPException(409, SCORED_AGAIN.format(viewed.run))
     job = _job(viewed, look)
     folder, selection = select(job)
     return pages.render("exported", viewed, folder=folder, selection=selection, command=_command(job))

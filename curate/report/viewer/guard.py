@@ -3,12 +3,13 @@
 import hmac
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from fastapi import Request, Response
 from fastapi.responses import PlainTextResponse, RedirectResponse
 
-COOKIE = "curate-token"
+from curate.fingerprint import text_sha256
+
 _HEADERS = {
     # All that a page needs comes from here; nothing in it can run that is not a file of ours.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -31,6 +32,11 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def cookie_of(token: str) -> str:
+    """The cookie's name: one of its own for each viewer, for cookies know no ports."""
+    return f"curate-{text_sha256(token)[:8]}"
+
+
 def guard(token: str | None) -> Callable[[Request, Next], Awaitable[Response]]:
     """The middleware that every request goes through.
 
@@ -51,14 +57,18 @@ def guard(token: str | None) -> Callable[[Request, Next], Awaitable[Response]]:
 
 def _refused(request: Request, token: str | None) -> Response | None:
     """The answer to a request that goes no further."""
-    if token is None and not is_loopback(urlsplit(f"//{request.headers.get('host', '')}").hostname or ""):
+    if token is None and not is_loopback(_split(f"//{request.headers.get('host', '')}").hostname or ""):
         return PlainTextResponse("this server answers to localhost only", 421)
+    if request.headers.get("sec-fetch-site") == "cross-site" and request.headers.get("sec-fetch-mode") != "navigate":
+        return PlainTextResponse("this can only be asked for from a page of this server", 403)
     if token is not None:
         if _same(request.query_params.get("token"), token):
-            response = RedirectResponse(str(request.url.remove_query_params("token")), 303)
-            response.set_cookie(COOKIE, token, httponly=True, samesite="lax", secure=request.url.scheme == "https")
+            rest = request.url.remove_query_params("token")
+            # Without a host, which a proxy before this server may have changed.
+            response = RedirectResponse(f"/{rest.path.lstrip('/')}" + (f"?{rest.query}" if rest.query else ""), 303)
+            response.set_cookie(cookie_of(token), token, httponly=True, samesite="lax")
             return response
-        if not _same(request.cookies.get(COOKIE), token):
+        if not _same(request.cookies.get(cookie_of(token)), token):
             return PlainTextResponse("open the address that curate view printed, with its token", 401)
     if request.method not in ("GET", "HEAD") and not _from_our_page(request):
         return PlainTextResponse("this can only be asked for from a page of this server", 403)
@@ -72,5 +82,13 @@ def _same(given: str | None, token: str) -> bool:
 def _from_our_page(request: Request) -> bool:
     """A page of elsewhere cannot set the header, and has another origin."""
     origin = request.headers.get("origin")
-    same = origin is None or urlsplit(origin).netloc == request.headers.get("host")
+    same = origin is None or _split(origin).netloc == request.headers.get("host")
     return same and request.headers.get("hx-request") == "true"
+
+
+def _split(address: str) -> SplitResult:
+    """Of what is no address, nothing."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return urlsplit("")

@@ -16,13 +16,13 @@ router = APIRouter(prefix="/jobs")
 
 
 class Listed(NamedTuple):
-    """A job and the last line it printed."""
+    """A job, and the last line it printed or, when it has ended, what Ray says."""
 
     job: "Submission"
     last_line: str
 
 
-class Listing(NamedTuple):
+class Submissions(NamedTuple):
     """All jobs, the latest first, or why there are none to show."""
 
     jobs: list[Listed]
@@ -53,12 +53,12 @@ def job_state(viewed: Run, pages: Render, name: str) -> HTMLResponse:
     return pages.render("job_state", viewed, name=name, **_one(viewed.jobs, name))
 
 
-def _listing(address: str | None) -> Listing:
+def _listing(address: str | None) -> Submissions:
     try:
         cluster = _cluster(address)
-        return Listing([Listed(each, _last_line(cluster, each.id)) for each in reversed(cluster.list())])
+        return Submissions([Listed(each, _last_line(cluster, each)) for each in reversed(cluster.list())])
     except CurateError as error:
-        return Listing([], str(error))
+        return Submissions([], str(error))
 
 
 def _one(address: str | None, name: str) -> dict[str, Any]:
@@ -81,5 +81,7 @@ def _logs(cluster: "Cluster", name: str) -> str:
         return ""
 
 
-def _last_line(cluster: "Cluster", name: str) -> str:
-    return next((line for line in reversed(_logs(cluster, name).splitlines()) if line.strip()), "")
+def _last_line(cluster: "Cluster", job: "Submission") -> str:
+    """Of a job that has ended, what Ray says of it: its log may be long, and no longer changes."""
+    lines = job.message.splitlines()[:1] if job.done else reversed(_logs(cluster, job.id).splitlines())
+    return next((line for line in lines if line.strip()), "")

@@ -69,7 +69,8 @@ class Look(BaseModel, frozen=True, extra="forbid"):
         """The query of this look's address, or of one with other values of some fields, without what is by default."""
         look = self.model_copy(update=changed)
         pairs: list[tuple[str, Any]] = [("by", look.by)]
-        pairs += [(name, getattr(look, name)) for name in _PLAIN if getattr(look, name) != _default(Look, name)]
+        plain = (name for name in _PLAIN if name != "min_score" or look.keep_by == "score")
+        pairs += [(name, getattr(look, name)) for name in plain if getattr(look, name) != _default(Look, name)]
         pairs += [("label", label) for label in look.filters.labels]
         for column, *bounds in look.filters.ranges:
             pairs += [
@@ -113,8 +114,10 @@ def read_look(query: Iterable[tuple[str, str]], metrics: list[str], columns: lis
             bounds.setdefault(name.removeprefix(end), {})[end] = _number(name, value)
         elif name in _OF_FILTERS:
             filters[name] = value
-        else:
+        elif name in ("by", *_PLAIN):
             fields[name] = value
+        else:
+            raise ConfigurationError(f"a page's address has no {name}")
     ranges = tuple(Range(name, found.get(LEAST), found.get(MOST)) for name, found in bounds.items())
     try:
         look = Look(**fields, filters=Filters(labels=tuple(labels), ranges=ranges, **filters))

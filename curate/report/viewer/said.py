@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from curate.manifest.annotations import Annotation, now, read_annotations, write_annotation
+from curate.manifest.annotations import Annotation, annotate, read_annotations
 
 
 class Said:
@@ -41,15 +41,8 @@ class Said:
             return self._read
 
     def say(self, sample_id: str, changed: Mapping[str, Any]) -> None:
-        """Say something of a sample; all else that was said of it stays.
-
-        Raises:
-            ConfigurationError: the file cannot be written.
-        """
-        with self._lock:
-            before = read_annotations(self.file).get(sample_id)
-            said = before.model_dump() if before else {"sample_id": sample_id}
-            write_annotation(self.file, Annotation.model_validate({**said, **changed, "by": self.by, "at": now()}))
+        """Say something of a sample; errors as of `annotate`."""
+        annotate(self.file, sample_id, self.by, changed)
 
     def _now(self) -> tuple[int, int]:
         try:

@@ -50,7 +50,8 @@ def image(viewed: Run, rank: int, longest: int = LONGEST_IMAGE) -> Response:
     if content is None:
         raise HTTPException(404, "the data no longer hold this sample")
     try:
-        data = picture(content.image, min(max(longest, 1), LONGEST_IMAGE))
+        with viewed.decoding:
+            data = picture(content.image, min(max(longest, 1), LONGEST_IMAGE))
     except SampleError as error:
         raise HTTPException(404, str(error)) from error
     return Response(data, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})
@@ -75,6 +76,7 @@ def annotate(
     pinned: Annotated[bool | None, Form()] = None,
     note: Annotated[str, Form(max_length=LONGEST_NOTE)] = "",
     noting: Annotated[bool, Form()] = False,
+    given: Annotated[str, Form(max_length=2 * LONGEST_NOTE)] = "",
     whole: Annotated[bool, Form()] = False,
     of: Annotated[str | None, Form()] = None,
 ) -> HTMLResponse:
@@ -82,6 +84,7 @@ def annotate(
 
     Args:
         noting: the note was sent; an empty one, which takes it away, looks like none.
+        given: the note as the page had it; one that is the same was not written here, and may be old by now.
         whole: answer with the form for notes, too.
         of: the id of the sample that the page shows, which may be older than this server.
     """
@@ -93,8 +96,8 @@ def annotate(
         changed["decision"] = None if decision == "none" else decision
     if pinned is not None:
         changed["pinned"] = pinned
-    if noting:
-        changed["note"] = note.replace("\r\n", "\n").strip()
+    if noting and (written := _plain(note)) != _plain(given):
+        changed["note"] = written
     viewed.said.say(row["sample_id"], changed)
     response = pages.render(
         "said",
@@ -108,3 +111,7 @@ def annotate(
     )
     response.headers["HX-Trigger"] = "annotated"
     return response
+
+
+def _plain(note: str) -> str:
+    return note.replace("\r\n", "\n").strip()

@@ -9,16 +9,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlencode
 
+from pydantic import ValidationError
 from upath import UPath
 
-from curate.errors import ConfigurationError
+from curate.errors import ConfigurationError, DataError
+from curate.fingerprint import file_sha256
 from curate.interpret.labels import read_labels
-from curate.manifest.annotations import ANNOTATIONS
-from curate.manifest.record import MANIFEST, read_record
+from curate.manifest.annotations import ANNOTATIONS, Annotation
+from curate.manifest.record import MANIFEST, RunRecord, read_record
 from curate.report.pages import needs_report
 from curate.report.samples import open_samples
-from curate.report.viewer.guard import is_loopback
 from curate.storage import local_path
 
 TOKEN_VARIABLE = "CURATE_VIEW_TOKEN"
@@ -57,10 +59,13 @@ def serve(run: UPath, options: ViewOptions, ready: Callable[[str], None]) -> Non
         DataError: there is no readable run.
     """
     try:
+        import duckdb  # noqa: F401 - which the table imports where it is made
+        import python_multipart  # noqa: F401 - which FastAPI asks for where a form is read
         import uvicorn
 
         from curate.report.viewer.app import build
         from curate.report.viewer.contents import Contents
+        from curate.report.viewer.guard import is_loopback
         from curate.report.viewer.said import Said
         from curate.report.viewer.table import Table
         from curate.report.viewer.viewed import Viewed, stamp
@@ -68,13 +73,14 @@ def serve(run: UPath, options: ViewOptions, ready: Callable[[str], None]) -> Non
         raise needs_report(error) from error
     record = read_record(run)
     labels = read_labels(options.labels) if options.labels else {}
-    said = Said(_annotations(run, options.annotations), options.reviewer or getpass.getuser())
+    said = Said(_annotations(run, options.annotations), _reviewer(options.reviewer))
     explainer = None
     if options.explain:
         from curate.report.viewer.explanations import Explainer
 
         explainer = Explainer(run, options.device, labels)
     with _on_this_machine(run) as manifest, _bound(options) as bound:
+        _check(manifest, record, run)
         viewed = Viewed(
             run=run,
             record=record,
@@ -96,6 +102,27 @@ def serve(run: UPath, options: ViewOptions, ready: Callable[[str], None]) -> Non
         server = uvicorn.Server(config)
         ready(_address(options.host, bound.getsockname()[1], token))
         server.run(sockets=[bound])
+
+
+def _reviewer(name: str | None) -> str:
+    try:
+        found = name or getpass.getuser()
+        Annotation(sample_id="0" * 32, by=found, at="")
+    except (KeyError, OSError) as error:  # a container's user may have no name
+        raise ConfigurationError("say who decides with --reviewer: your login has no name") from error
+    except ValidationError as error:
+        raise ConfigurationError(f"--reviewer: {error.errors()[0]['msg']}") from error
+    return found
+
+
+def _check(manifest: Path, record: RunRecord, run: UPath) -> None:
+    """Nothing is shown that `run.json` does not describe."""
+    try:
+        same = file_sha256(manifest) == record.run_hash
+    except OSError as error:
+        raise DataError(f"{run / MANIFEST} cannot be read: {error.strerror}") from error
+    if not same:
+        raise DataError(f"{run / MANIFEST} is not the file that run.json describes; see curate verify")
 
 
 def _annotations(run: UPath, file: Path | None) -> Path:
@@ -141,6 +168,6 @@ def _bound(options: ViewOptions) -> Iterator[socket.socket]:
 
 
 def _address(host: str, port: int, token: str | None) -> str:
-    named = socket.gethostname() if host in ("0.0.0.0", "::") else host
+    named = socket.gethostname() if host in ("", "0.0.0.0", "::") else host
     shown = f"[{named}]" if ":" in named else named
-    return f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
+    return f"http://{shown}:{port}/" + (f"?{urlencode({'token': token})}" if token else "")

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int32, UInt8
 
-from curate.errors import DataError, first_line
+from curate.errors import ConfigurationError, DataError, first_line
 from curate.manifest.annotations import Annotation
 from curate.manifest.rank import rank_order
 from curate.manifest.select import share_of
@@ -83,6 +84,7 @@ class Table:
         self._database = duckdb.connect(
             config={
                 "memory_limit": _MEMORY,
+                "temp_directory": gettempdir(),
                 "autoinstall_known_extensions": False,
                 "autoload_known_extensions": False,
                 "preserve_insertion_order": False,
@@ -179,13 +181,20 @@ class Table:
         return int(np.flatnonzero(self.order(metric, False) == rank)[0]) + 1
 
     def find(self, text: str) -> int | None:
-        """The rank of the sample that is meant: by its rank, its id or the beginning of it."""
+        """The rank of the sample that is meant: by its rank, its id or the beginning of it.
+
+        Raises:
+            ConfigurationError: several ids begin so.
+        """
         said = text.strip().removeprefix("#")
         if said.isdecimal() and len(said) < 10 and 1 <= int(said) <= self.scored:
             return int(said)
         if not re.fullmatch("[0-9a-f]{4,32}", said):
             return None
-        found = self._column("SELECT rank FROM manifest WHERE starts_with(sample_id, ?) ORDER BY 1 LIMIT 1", said)
+        query = "SELECT min(rank) FROM manifest WHERE starts_with(sample_id, ?) GROUP BY sample_id LIMIT 2"
+        found = self._column(query, said)
+        if len(found) > 1:
+            raise ConfigurationError(f"{text} is the beginning of several samples' ids; give more of it")
         return found[0] if found else None
 
     def shown(self, look: Look) -> Ranks:
@@ -238,14 +247,16 @@ class Table:
         low, high = (float(each) for each in np.quantile(values, _TAILS)) if len(values) else (0.0, 1.0)
         if low == high:
             low, high = low - 0.5, high + 0.5
-        codes = ((values - low) * (BINS / (high - low))).clip(0, BINS - 1).astype(np.uint8)
+        # In halves, so that the largest of numbers have a difference.
+        shares = np.nan_to_num((values / 2 - low / 2) / (high / 2 - low / 2))
+        codes = (shares * BINS).clip(0, BINS - 1).astype(np.uint8)
         return codes, low, high
 
     def _by_label(self, passing: Bool[np.ndarray, " scored"], kept: Bool[np.ndarray, " scored"]) -> list[LabelCount]:
-        codes = self._label_codes
-        counts = np.bincount(codes[passing], minlength=len(self.labels) + 1)
-        stay = np.bincount(codes[passing & kept], minlength=len(self.labels) + 1)
-        return [LabelCount(label, int(counts[code]), int(stay[code])) for code, label in enumerate(self.labels)]
+        codes, places = self._label_codes, len(self.labels) + 1
+        counts, stay = (np.bincount(codes[rows], minlength=places).tolist() for rows in (passing, passing & kept))
+        found = [LabelCount(label, counts[code], stay[code]) for code, label in enumerate(self.labels)]
+        return found + [LabelCount("(any other)", counts[-1], stay[-1])] * bool(self.labels and counts[-1])
 
     @cached_property
     def _label_codes(self) -> UInt8[np.ndarray, " scored"]:

@@ -1,9 +1,11 @@
 """What every page of the viewer starts from: the run that is looked at, and what the page's address says."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from threading import Semaphore
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, HTTPException, Request
@@ -22,6 +24,10 @@ if TYPE_CHECKING:  # it imports torch
     from curate.report.viewer.explanations import Explainer
 
 
+_DECODED_AT_ONCE = 2
+SCORED_AGAIN = "{} was scored again, or is being: end curate view, and start it anew then"
+
+
 @dataclass(frozen=True)
 class Viewed:
     """A run that is looked at.
@@ -31,6 +37,7 @@ class Viewed:
         labels: what features are called.
         explainer: None where no model is to be loaded.
         jobs: the address of a cluster's dashboard; None as `curate jobs` has it.
+        decoding: held while an image is decoded, which may take 300 MB.
     """
 
     run: UPath
@@ -43,6 +50,7 @@ class Viewed:
     labels: Mapping[int, str]
     explainer: "Explainer | None"
     jobs: str | None
+    decoding: Semaphore = field(default_factory=partial(Semaphore, _DECODED_AT_ONCE))
 
     def annotations(self) -> Mapping[str, Annotation]:
         """What people said by now, here or in another viewer of the run; the table knows it, too.
@@ -55,7 +63,7 @@ class Viewed:
 
     def _is_the_same(self) -> None:
         if stamp(self.manifest) != self.stamp:
-            raise HTTPException(409, f"{self.run} was scored again: end curate view and start it anew")
+            raise HTTPException(409, SCORED_AGAIN.format(self.run))
 
     def row(self, rank: int) -> dict[str, Any]:
         """A row of the manifest.
@@ -70,8 +78,11 @@ class Viewed:
 
 
 def stamp(file: Path) -> tuple[int, int]:
-    """By which to tell that a file was replaced."""
-    status = file.stat()
+    """By which to tell that a file was replaced, or is gone."""
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return 0, 0
     return status.st_mtime_ns, status.st_size
 
 

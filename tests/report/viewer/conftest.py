@@ -29,6 +29,7 @@ def client(run) -> TestClient:
 def viewed(run: UPath, **given) -> Viewed:
     record, manifest = read_record(run), UPath(run / MANIFEST)
     parts = {
+        "record": record,
         "table": Table(manifest, record.metrics, record.counts.scored),  # type: ignore[arg-type]
         "contents": Contents(open_samples(record)),
         "said": Said(run / ANNOTATIONS, "ann"),  # type: ignore[arg-type]
@@ -36,4 +37,4 @@ def viewed(run: UPath, **given) -> Viewed:
         "explainer": None,
         "jobs": None,
     }
-    return Viewed(run=run, record=record, manifest=manifest, stamp=stamp(manifest), **(parts | given))  # type: ignore[arg-type]
+    return Viewed(run=run, manifest=manifest, stamp=stamp(manifest), **(parts | given))  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ from fastapi.testclient import TestClient
 
 from curate.manifest.annotations import ANNOTATIONS
 from curate.report.viewer.app import build
-from curate.report.viewer.guard import COOKIE, is_loopback
+from curate.report.viewer.guard import cookie_of, is_loopback
 from tests.report.viewer.conftest import viewed
 
 TOKEN = "a-token-of-this-test"
@@ -43,14 +43,31 @@ def test_with_a_token_nothing_is_answered_without_it(run):
 def test_the_token_in_the_address_becomes_a_cookie_and_leaves_the_address(run):
     client = asked(run, TOKEN, "gpu-7:8400")
     answer = client.get(f"/?by=l0&token={TOKEN}")
-    assert (answer.status_code, answer.headers["location"]) == (303, "http://gpu-7:8400/?by=l0")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/?by=l0")
     cookie = answer.headers["set-cookie"]
-    assert cookie.startswith(f"{COOKIE}={TOKEN};")
+    assert cookie.startswith(f"{cookie_of(TOKEN)}={TOKEN};")
     assert "HttpOnly" in cookie
     assert "samesite=lax" in cookie.lower()
     page = client.get("/")
     assert page.status_code == 200
     assert TOKEN not in page.text
+
+
+def test_two_viewers_on_one_host_leave_each_other_s_cookie(run):
+    assert cookie_of(TOKEN) != cookie_of("another")
+
+
+@pytest.mark.parametrize("host", ["[", "a]b", "[::1"])
+def test_a_host_that_is_no_address_is_refused(run, host):
+    assert asked(run, None).get("/", headers={"Host": host}).status_code == 421
+
+
+def test_a_page_of_elsewhere_starts_no_work(run):
+    client = asked(run, None)
+    elsewhere = {"Sec-Fetch-Site": "cross-site"}
+    for path in ("/samples/1/explanation", "/samples/1/image", "/answer"):
+        assert client.get(path, headers={**elsewhere, "Sec-Fetch-Mode": "no-cors"}).status_code == 403
+    assert client.get("/", headers={**elsewhere, "Sec-Fetch-Mode": "navigate"}).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -60,6 +77,7 @@ def test_the_token_in_the_address_becomes_a_cookie_and_leaves_the_address(run):
         {"Origin": "http://localhost:8400"},
         {"HX-Request": "true", "Origin": "http://evil.example"},
         {"HX-Request": "true", "Origin": "null"},
+        {"HX-Request": "true", "Origin": "http://["},
         {"HX-Request": "true", "Origin": "http://localhost:8401"},
     ],
 )

@@ -14,8 +14,9 @@ from PIL import Image
 from curate.datasets import DatasetSpec, open_dataset
 from curate.errors import DataError
 from curate.fingerprint import file_sha256
+from curate.jobs.cluster import Submission
 from curate.manifest.annotations import ANNOTATIONS, read_annotations
-from curate.manifest.record import MANIFEST
+from curate.manifest.record import MANIFEST, read_record, write_record
 from curate.manifest.select import SELECTION
 from curate.manifest.verify import verify_run
 from curate.report.samples import RunSamples
@@ -94,9 +95,19 @@ def test_what_is_said_is_kept_with_who_said_it_and_the_rest_stays(client, run):
     said = read_annotations(run / ANNOTATIONS)[sample_id]
     assert (said.note, said.decision, said.pinned, said.by) == ("odd\ncolours", "drop", True, "ann")
     assert re.search(r'class="state dropped">dropped by <span class="data">ann</span> · pinned', page)
-    client.post("/samples/5/annotation", data={"decision": "none", "note": "", "noting": "true"})
+    client.post(
+        "/samples/5/annotation", data={"decision": "none", "note": "", "noting": "true", "given": "odd\r\ncolours"}
+    )
     said = read_annotations(run / ANNOTATIONS)[sample_id]
     assert (said.note, said.decision, said.pinned) == ("", None, True)
+
+
+def test_a_note_that_was_not_touched_does_not_take_the_place_of_a_newer_one(client, run):
+    sample_id = manifest(run)[1]["sample_id"]
+    client.post("/samples/2/annotation", data={"note": "of ben", "noting": "true", "given": ""})
+    client.post("/samples/2/annotation", data={"decision": "keep", "note": "", "noting": "true", "given": ""})
+    said = read_annotations(run / ANNOTATIONS)[sample_id]
+    assert (said.note, said.decision) == ("of ben", "keep")
 
 
 def test_a_decision_counts_at_once_and_can_be_filtered_by(client):
@@ -159,6 +170,8 @@ def test_images_are_jpegs_of_the_sample_no_larger_than_asked(client, run):
         "/nothing",
         "/find?sample=zzz",
         "/?by=nothing",
+        "/?filters=x",
+        "/?whole=true",
         "/docs",
         "/openapi.json",
     ],
@@ -183,6 +196,52 @@ def test_a_run_that_is_scored_again_is_no_longer_shown(client, run):
     answer = client.get("/")
     assert answer.status_code == 409
     assert "scored again" in answer.text
+
+
+def test_a_run_that_is_being_scored_again_is_no_longer_shown(client, run):
+    (run / MANIFEST).unlink()
+    assert client.get("/").status_code == 409
+
+
+def test_a_selection_is_of_the_run_that_is_shown(client, run):
+    record = read_record(run)
+    files = {**record.files, MANIFEST: record.files[MANIFEST].model_copy(update={"sha256": "0" * 64})}
+    write_record(run, record.model_copy(update={"files": files}))
+    assert client.post("/selection").status_code == 409
+    assert not (run / "selections").exists()
+
+
+def test_a_stopped_run_is_said_to_be_one(run):
+    record = read_record(run).model_copy(update={"status": "stopped", "notes": ["<b>mind</b> this"]})
+    page = TestClient(build(viewed(run, record=record), None), base_url="http://localhost").get("/").text
+    assert "The run is stopped" in page
+    assert "&lt;b&gt;mind&lt;/b&gt; this" in page
+
+
+def test_what_jobs_say_is_no_markup(run, monkeypatch):
+    """Ids, outputs, messages and logs come from a cluster, and logs hold what data hold."""
+    payload = "<script>x</script><img src=x onerror=y>"
+
+    class Cluster:
+        def __init__(self, address):
+            pass
+
+        def list(self):
+            return [Submission(payload, payload, payload, state, payload, 1.0, None) for state in ("RUNNING", "FAILED")]
+
+        def status(self, name):
+            return self.list()[1]
+
+        def logs(self, name):
+            return f"before\n{payload}\n"
+
+    monkeypatch.setattr("curate.jobs.cluster.Cluster", Cluster)
+    client = TestClient(build(viewed(run), None), base_url="http://localhost")
+    for path in ("/jobs", "/jobs/list", "/jobs/job/one", "/jobs/job/one/state"):
+        page = client.get(path).text
+        assert "&lt;script&gt;" in page, path
+        assert "<script>x" not in page, path
+        assert "<img" not in page, path
 
 
 def test_a_damaged_file_of_annotations_is_named(client, run):

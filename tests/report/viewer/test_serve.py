@@ -68,6 +68,7 @@ def test_elsewhere_than_on_this_machine_s_own_address_it_wants_a_token(run):
         (["--annotations", "/nowhere/said.jsonl"], "there is no folder /nowhere"),
         (["--labels", "/nowhere.json"], "--labels /nowhere.json cannot be read"),
         (["--host", "203.0.113.7"], "--host 203.0.113.7"),
+        (["--device", "cpu"], "--device goes with --explain"),
     ],
 )
 def test_what_cannot_work_is_refused_before_it_serves(run, arguments, error):
@@ -91,9 +92,31 @@ def test_a_damaged_file_of_annotations_is_refused(run):
     refused(f"{ANNOTATIONS}, line 1", "view", run, "--port", 0)
 
 
-def test_without_the_report_group_it_says_what_to_install(run, monkeypatch):
-    monkeypatch.setitem(sys.modules, "uvicorn", None)
-    refused("uvicorn is not installed: pip install 'curate[report]'", "view", run)
+@pytest.mark.parametrize("library", ["uvicorn", "fastapi", "duckdb", "python_multipart", "jinja2"])
+def test_without_the_report_group_it_says_what_to_install(run, library):
+    code = "import sys; sys.modules[sys.argv.pop(1)] = None; from curate.cli.main import main; main()"
+    command = [sys.executable, "-c", code, library, "view", str(run), "--port", "0"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2
+    assert result.stderr == f"error: {library} is not installed: pip install 'curate[report]'\n"
+
+
+def test_a_manifest_that_is_not_the_run_s_is_refused(run):
+    with (run / MANIFEST).open("ab") as file:
+        file.write(b"more")
+    refused("is not the file that run.json describes", "view", run, "--port", 0)
+    (run / MANIFEST).unlink()
+    refused("manifest.parquet cannot be read", "view", run, "--port", 0)
+
+
+def test_a_token_arrives_as_it_is_printed():
+    assert serve._address("gpu-7", 8400, "a+b/c=") == "http://gpu-7:8400/?token=a%2Bb%2Fc%3D"
+
+
+def test_who_decides_has_a_name(run, monkeypatch):
+    refused("--reviewer: String should have at most 100", "view", run, "--port", 0, "--reviewer", "x" * 101)
+    monkeypatch.setattr("getpass.getuser", lambda: {}["uid 12345"])
+    refused("say who decides with --reviewer", "view", run, "--port", 0)
 
 
 def test_a_run_elsewhere_is_looked_at_by_a_copy_of_its_manifest(run):

@@ -3,8 +3,10 @@
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import hypothesis.strategies as st
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -148,8 +150,8 @@ def test_a_row_s_place_is_its_rank_by_the_metric(tmp_path_factory, rows, metric)
 @given(tables, looks)
 @settings(max_examples=50)
 def test_an_address_leads_back_to_the_look_it_is_of(rows, look):
-    from urllib.parse import parse_qsl
-
+    if look.keep_by == "ratio":
+        look = look.model_copy(update={"min_score": None})  # which says nothing then
     ranges = {each.column: each for each in look.filters.ranges if (each.least, each.most) != (None, None)}
     look = look.model_copy(update={"filters": look.filters.model_copy(update={"ranges": tuple(ranges.values())})})
     assert read_look(parse_qsl(look.address()), METRICS, COLUMNS) == look
@@ -176,7 +178,7 @@ def test_a_folder_named_like_a_pattern_is_read_as_it_is_named(tmp_path):
 
 def test_samples_are_found_by_rank_and_by_the_beginning_of_their_id(tmp_path):
     table = Table(write(tmp_path, [(place, float(-place), 0.0, 1, None) for place in range(3)]), METRICS, 3)
-    assert [table.find(text) for text in ("2", "#2", " 3 ", name(1), name(1)[:31])] == [2, 2, 3, 2, 1]
+    assert [table.find(text) for text in ("2", "#2", " 3 ", name(1))] == [2, 2, 3, 2]
     assert [table.find(text) for text in ("4", "#0", "-1", "x' OR 1=1 --", "9" * 30, "")] == [None] * 6
 
 
@@ -198,6 +200,27 @@ def test_samples_are_found_by_rank_and_by_the_beginning_of_their_id(tmp_path):
 def test_an_address_that_asks_for_what_there_is_not_is_refused(query, says):
     with pytest.raises(ConfigurationError, match=says):
         read_look(query.items(), METRICS, COLUMNS)
+
+
+def test_an_id_that_could_be_several_is_refused(tmp_path):
+    table = Table(write(tmp_path, [(place, 0.0, 0.0, 1, None) for place in (1, 2)]), METRICS, 2)
+    with pytest.raises(ConfigurationError, match="several"):
+        table.find("0000a"[:4])
+
+
+def test_scores_of_the_largest_and_the_nearest_numbers_have_bars(tmp_path):
+    for values in ([-1e308, 0.0, 1e308], [0.1, float(np.nextafter(0.1, 1))]):
+        rows = [(place, value, 0.0, 1, None) for place, value in enumerate(values)]
+        answer = Table(write(tmp_path, rows), METRICS, len(rows)).answer(Look(by="cosine"))
+        assert sum(each.kept + each.dropped for each in answer.bins) == len(rows)
+        assert answer.bins[-1].kept == 1
+
+
+def test_labels_beyond_the_most_common_are_counted_together(tmp_path, monkeypatch):
+    monkeypatch.setattr("curate.report.viewer.table._MOST_LABELS", 1)
+    rows = [(place, float(place), 0.0, 1, label) for place, label in enumerate(("a", "a", "b", "c"))]
+    labels = Table(write(tmp_path, rows), METRICS, 4).answer(Look(by="cosine", ratio=Decimal("0.25"))).labels
+    assert labels == [("a", 2, 0), ("(any other)", 2, 1)]
 
 
 def test_a_manifest_that_is_damaged_is_said_to_be(tmp_path):

@@ -4,12 +4,13 @@
 const look = () => document.getElementById("look");
 const changed = (element) => element.dispatchEvent(new Event("change", { bubbles: true }));
 
-// A slider and its number are one value; another metric has other scores. Capturing, so that htmx reads them after.
+// A slider and its number are one value. By another metric, or by score after by share, the lowest score is that of the
+// share, which the server knows. Capturing, so that htmx reads them after.
 document.addEventListener("input", (event) => {
-  const { dataset, id, value } = event.target;
+  const { dataset, id, name, value } = event.target;
   const other = dataset.for ? document.getElementById(dataset.for) : document.querySelector(`[data-for="${CSS.escape(id || " ")}"]`);
   if (other) other.value = value;
-  if (id === "by") document.getElementById("min_score").value = "";
+  if (id === "by" || name === "keep_by") document.getElementById("min_score").value = "";
 }, true);
 
 document.addEventListener("htmx:afterSwap", (event) => {
