@@ -6,7 +6,7 @@ from pathlib import Path
 from curate.jobs.files import KINDS
 from curate.manifest.annotations import Annotation
 from curate.manifest.record import RunRecord
-from curate.manifest.select import SelectionRecord
+from curate.manifest.selection import SelectionRecord
 from curate.manifest.weights import WeightsRecord
 
 SCHEMAS = {

@@ -78,7 +78,7 @@ def report(
 
     from curate.cli.arguments import option_error
     from curate.cli.console import ERR, OUT, print_json, printable
-    from curate.manifest.select import Rule
+    from curate.manifest.rule import Rule
 
     if output.is_dir():
         raise ConfigurationError(f"--output {output} is a folder; name a file in it")

@@ -91,13 +91,13 @@ def show(
 
 
 def _checked_ratio(metric: str, ratio: str | None) -> Any:
-    from curate.manifest.select import Rule
+    from curate.manifest.rule import Rule
 
     return None if ratio is None else validated(Rule, {"by": metric, "ratio": ratio}).ratio
 
 
 def _kept(share: Any, rows: int) -> int:
-    from curate.manifest.select import share_of
+    from curate.manifest.rule import share_of
 
     return share_of(share, rows)
 

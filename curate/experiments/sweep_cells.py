@@ -19,7 +19,8 @@ from curate.experiments.sweep_job import BASE, CELLS, EVALUATION, SweepPlan, cho
 from curate.experiments.sweep_results import FULL, Cell, Tuned
 from curate.manifest.atomic import write_text
 from curate.manifest.record import RunRecord
-from curate.manifest.select import SELECTION, SelectJob, samples_sha256, select
+from curate.manifest.select import SelectJob, select
+from curate.manifest.selection import SELECTION, samples_sha256
 from curate.pipeline.session import Progress, Report
 from curate.pipeline.tasks import Failed, Takes, Task
 from curate.storage import location

@@ -12,7 +12,7 @@ from upath import UPath
 
 from curate.manifest.order import best_first, checked_metric
 from curate.manifest.record import MANIFEST, read_record
-from curate.manifest.select import Rule, kept
+from curate.manifest.rule import Rule, kept
 from curate.manifest.verify import read_tables
 
 RATIOS = tuple(map(Decimal, ("0.01", "0.05", "0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9")))

@@ -5,18 +5,17 @@ People's decisions, if they are given, come after the rule: what they dropped is
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from tempfile import gettempdir
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import Field
 from upath import UPath
 
-from curate.errors import ConfigurationError, DataError, first_line
+from curate.errors import ConfigurationError, DataError
 from curate.fingerprint import file_sha256, text_sha256
 from curate.manifest.annotations import Override, overrides, read_annotations
 from curate.manifest.atomic import LITTER, write_batches, write_text
@@ -24,42 +23,19 @@ from curate.manifest.order import checked_metric
 from curate.manifest.rank import rank_order, with_rank
 from curate.manifest.record import MANIFEST, RunRecord, read_record
 from curate.manifest.rows import scored_schema
+from curate.manifest.rule import Kept, Rule, kept
+from curate.manifest.selection import SELECTION, SELECTION_FILE, SELECTION_SCHEMA, SelectionRecord
 from curate.manifest.sort import sorted_rows
 from curate.manifest.verify import read_tables
 from curate.sample import draw
 from curate.storage import Location, absolute, location, remove
 
-SELECTION, SELECTION_FILE = "selection.parquet", "selection.json"
 _OWN = {SELECTION, SELECTION_FILE}
 RANDOM = "random"
-SELECTION_SCHEMA = pa.schema(
-    [
-        pa.field("rank", pa.int64()),
-        pa.field("sample_id", pa.string()),
-        pa.field("source_row", pa.int64()),
-        pa.field("score", pa.float64()),
-    ]
-)
 SELECTION_GROUP_ROWS = 1 << 20
 
 
-class _Kept(BaseModel):
-    """How many rows are kept: exactly one of ratio, top and min_score."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    ratio: Decimal | None = Field(default=None, gt=0, le=1, description="the best fraction of the scored rows")
-    top: int | None = Field(default=None, ge=1, description="the best N rows")
-    min_score: float | None = Field(default=None, allow_inf_nan=False, description="rows that score at least this")
-
-    @model_validator(mode="after")
-    def _one(self) -> "_Kept":
-        if sum(value is not None for value in (self.ratio, self.top, self.min_score)) != 1:
-            raise ValueError("give exactly one of --ratio, --top and --min-score")
-        return self
-
-
-class SelectJob(_Kept):
+class SelectJob(Kept):
     """What `curate select` is asked to do."""
 
     kind: Literal["select"] = "select"
@@ -75,43 +51,6 @@ class SelectJob(_Kept):
         """The job with local paths made absolute."""
         given = {name: getattr(self, name) for name in ("run", "overrides", "output")}
         return self.model_copy(update={name: path and absolute(path) for name, path in given.items()})
-
-
-class Rule(_Kept):
-    """Which rows are kept, on one metric."""
-
-    by: str
-    seed: int | None = Field(default=None, description="of a draw by random other than the run's own")
-
-    def __str__(self) -> str:
-        by = self.by if self.seed is None else f"{self.by}-seed-{self.seed}"
-        if self.ratio is not None:
-            return f"{by}-ratio-{self.ratio}"
-        return f"{by}-top-{self.top}" if self.top is not None else f"{by}-min-score-{self.min_score}"
-
-
-class SelectionRecord(BaseModel):
-    """The whole of `selection.json`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    schema_version: Literal[1] = 1
-    package_version: str
-    run: str = Field(description="the run folder, or its URL, at the time")
-    run_hash: str = Field(description="sha256 of the manifest that was selected from")
-    run_status: str = Field(description="a stopped run's manifest holds only a part of the data")
-    rule: Rule
-    dataset: JsonValue = Field(description="the run's dataset arguments: where source_row counts")
-    dataset_sha256: str
-    overrides: tuple[Override, ...] = Field(
-        default=(), description="decisions about samples of the run, who made them and when; they come after the rule"
-    )
-    overrides_elsewhere: int = Field(
-        default=0, description="more decisions of the same file, about samples that the run has not scored"
-    )
-    selected: int
-    scored: int
-    sha256: str = Field(description="of selection.parquet")
 
 
 def select_rows(
@@ -146,26 +85,6 @@ def _only(rows: pa.Table, sample_ids: pa.Array) -> pa.Table:
 
 def _without(rows: pa.Table, sample_ids: pa.Array) -> pa.Table:
     return rows.filter(pc.invert(pc.is_in(rows["sample_id"], value_set=sample_ids)))  # type: ignore[attr-defined]
-
-
-def share_of(ratio: Decimal, total: int) -> int:
-    """How many rows a ratio keeps: the nearest whole number, halves rounded up, and of any rows at least one."""
-    return min(total, max(1, int((ratio * total).to_integral_value(ROUND_HALF_UP))))
-
-
-def kept(tables: Iterable[pa.Table], rule: Rule) -> int:
-    """How many of the rows the rule keeps."""
-    total = good = 0
-    for rows in tables:
-        total += rows.num_rows
-        if rule.min_score is not None:
-            good += int((rows[rule.by].to_numpy() >= rule.min_score).sum())
-    if rule.min_score is not None:
-        return good
-    if rule.ratio is not None:
-        return share_of(rule.ratio, total)
-    assert rule.top is not None
-    return min(total, rule.top)
 
 
 def _columns(metric: str) -> pa.Schema:
@@ -282,56 +201,6 @@ def _some(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 def _files(folder: UPath) -> list[UPath]:
     return list(folder.iterdir()) if folder.is_dir() else []
-
-
-def samples_sha256(sample_ids: Iterable[str]) -> str:
-    """What a set of samples is, whatever the order and the rule it came by: a hash of its sorted ids, one a line."""
-    return text_sha256("".join(f"{sample_id}\n" for sample_id in sorted(sample_ids)))
-
-
-class Selection(NamedTuple):
-    """A selection that was read: its record, its rows as `SELECTION_SCHEMA`, best first, and the run it is of."""
-
-    record: SelectionRecord
-    rows: pa.Table
-    run: UPath
-
-
-def read_selection(folder: str, run: str | None = None) -> Selection:
-    """Read a selection whose file, and whose run's manifest, are as they were when it was made.
-
-    Args:
-        run: where its run lies now; by default around the selection, or where it lay.
-
-    Raises:
-        ConfigurationError: there is no selection, or its run is not to be found.
-        DataError: the selection is damaged, or its run is another by now.
-    """
-    place = location(folder)
-    try:
-        record = SelectionRecord.model_validate_json((place / SELECTION_FILE).read_text(encoding="utf-8"))
-        sha256 = file_sha256(place / SELECTION)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ConfigurationError(f"{folder} is not a selection: it lacks {SELECTION_FILE} or {SELECTION}") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder} is damaged: {first_line(error)}; make it again with curate select") from error
-    if sha256 != record.sha256:
-        raise DataError(f"{place / SELECTION} is not the file that {SELECTION_FILE} describes; make it again")
-    around = place.parent.parent
-    found = location(run) if run else around if (around / MANIFEST).is_file() else location(record.run)
-    try:
-        run_hash = file_sha256(found / MANIFEST)
-    except OSError as error:
-        raise ConfigurationError(
-            f"the run of {folder} is not in {found}: name the folder where it lies now with --run"
-        ) from error
-    if run_hash != record.run_hash:
-        raise DataError(
-            f"{found} is no longer the run that {folder} was selected from (manifest hash {run_hash[:12]}… ≠ "
-            f"{record.run_hash[:12]}…): select again"
-        )
-    tables = list(read_tables(place, SELECTION, SELECTION_SCHEMA.names))
-    return Selection(record, pa.concat_tables([SELECTION_SCHEMA.empty_table(), *tables]), found)
 
 
 def _standing(folder: UPath, choice: Choice) -> SelectionRecord | None:

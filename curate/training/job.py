@@ -19,7 +19,7 @@ from curate.errors import ConfigurationError, DataError, SampleError
 from curate.harvest.job import device_and_dtype
 from curate.manifest.inputs import own_files
 from curate.manifest.record import read_record
-from curate.manifest.select import SelectionRecord, read_selection, samples_sha256
+from curate.manifest.selection import SelectionRecord, read_selection, samples_sha256
 from curate.models import ModelSpec, inspect_model
 from curate.models.family import ModelInfo
 from curate.pipeline.connection import cluster_has_gpus

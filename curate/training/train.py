@@ -13,7 +13,8 @@ from curate.errors import RunStopped
 from curate.manifest.atomic import write_text
 from curate.manifest.inputs import own_files
 from curate.manifest.lock import locked
-from curate.manifest.select import Rule, samples_sha256
+from curate.manifest.rule import Rule
+from curate.manifest.selection import samples_sha256
 from curate.models import inspect_model
 from curate.pipeline.resources import cluster_address
 from curate.scoring.memory import is_out_of_memory

@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 from playwright.sync_api import Page, expect
 
-from curate.manifest.select import share_of
+from curate.manifest.rule import share_of
 
 pytestmark = pytest.mark.browser
 

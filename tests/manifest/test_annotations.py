@@ -17,7 +17,8 @@ from curate.errors import ConfigurationError, DataError
 from curate.fingerprint import file_sha256
 from curate.manifest.annotations import ANNOTATIONS, Annotation, annotate, overrides, read_annotations
 from curate.manifest.record import MANIFEST
-from curate.manifest.select import SELECTION, SelectJob, read_selection, select
+from curate.manifest.select import SelectJob, select
+from curate.manifest.selection import SELECTION, read_selection
 from tests.manifest.test_run_folder import make_run
 
 IDS = [f"{row:032x}" for row in range(12)]

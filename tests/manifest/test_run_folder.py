@@ -30,7 +30,9 @@ from curate.manifest.record import (
     write_record,
 )
 from curate.manifest.rows import QuarantineRow, ScoredRow, quarantine_table, scored_table
-from curate.manifest.select import SELECTION, Rule, SelectJob, kept, read_selection, select
+from curate.manifest.rule import Rule, kept
+from curate.manifest.select import SelectJob, select
+from curate.manifest.selection import SELECTION, read_selection
 from curate.manifest.sort import sorted_rows
 from curate.manifest.verify import read_tables, verify_run
 from curate.sample import draw

@@ -11,7 +11,8 @@ from curate import demo
 from curate.datasets import DatasetSpec
 from curate.errors import ConfigurationError, RunStopped
 from curate.manifest.record import MANIFEST, QUARANTINE, read_record
-from curate.manifest.select import SelectJob, read_selection, select
+from curate.manifest.select import SelectJob, select
+from curate.manifest.selection import read_selection
 from curate.manifest.verify import verify_run
 from curate.metrics import DEFAULT_METRICS
 from curate.models import ModelSpec

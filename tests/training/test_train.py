@@ -24,7 +24,7 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling, SFTTr
 from curate import demo
 from curate.datasets import DatasetSpec, open_dataset
 from curate.errors import ConfigurationError, DataError, RunStopped
-from curate.manifest.select import SELECTION
+from curate.manifest.selection import SELECTION
 from curate.models import inspect_model
 from curate.training.columns import as_columns, collator
 from curate.training.fit import Step, new_trainer

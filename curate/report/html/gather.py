@@ -12,7 +12,7 @@ from curate.fingerprint import file_sha256
 from curate.interpret.labels import read_labels
 from curate.manifest.order import best_first, checked_metric
 from curate.manifest.record import MANIFEST, RunRecord, read_record
-from curate.manifest.select import Rule, kept
+from curate.manifest.rule import Rule, kept
 from curate.manifest.verify import read_tables
 from curate.report.html.comparisons import Compared, compared
 from curate.report.html.contents import Shown, contents, shown

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Int32, UInt8
 from curate.errors import ConfigurationError, DataError, first_line
 from curate.manifest.annotations import Annotation
 from curate.manifest.rank import rank_order
-from curate.manifest.select import share_of
+from curate.manifest.rule import share_of
 from curate.report.viewer.look import Filters, Look
 
 BINS = 60

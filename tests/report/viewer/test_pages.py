@@ -17,7 +17,7 @@ from curate.fingerprint import file_sha256
 from curate.jobs.cluster import Submission
 from curate.manifest.annotations import ANNOTATIONS, read_annotations
 from curate.manifest.record import MANIFEST, read_record, write_record
-from curate.manifest.select import SELECTION
+from curate.manifest.selection import SELECTION
 from curate.manifest.verify import verify_run
 from curate.report.samples import RunSamples
 from curate.report.viewer.app import build
