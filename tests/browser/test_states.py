@@ -87,11 +87,11 @@ def test_labels_without_end_and_words_without_spaces(tmp_path, open_page):
     word = "Donaudampfschifffahrtsgesellschaft" * 30
     samples = [Sample(word, png((n, 0, 0)), word, word, f"label {n} {word[:300]}") for n in range(70)]
     with viewer(write_run(tmp_path / "run", samples)) as server:
-        for width in (1400, 400):
+        for width in (1400, 400):  # of the table of labels: the head, 50 of them, and all others together
             page = open_page(server.address, viewport={"width": width, "height": 900})
             page.get_by_text("Labels", exact=True).click()
             page.get_by_text("Ranges", exact=True).click()
-            assert page.get_by_role("region", name="Labels of the samples shown").get_by_role("row").count() == 51
+            assert page.get_by_role("region", name="Labels of the samples shown").get_by_role("row").count() == 52
             for path in ("", "?view=table", "samples/1"):
                 page.goto(f"{server.address}{path}")
                 assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (width, path)
