@@ -59,5 +59,4 @@ def test_jobs_of_a_cluster_their_states_and_what_they_print(scored_run, tmp_path
             expect(printed).to_contain_text("20 scored + 0 quarantined = 20 read")
             assert page.locator("#state").get_attribute("hx-get") is None  # nobody asks on
             page.get_by_role("link", name="All jobs").click()
-            last = curate("logs", name, *place, cwd=tmp_path, **nodes.environment).stdout.strip().splitlines()[-1]
-            expect(page.get_by_role("row", name=re.compile("SUCCEEDED"))).to_contain_text(last)
+            expect(page.get_by_role("row", name=re.compile("SUCCEEDED"))).to_contain_text("Job finished successfully.")
