@@ -60,3 +60,4 @@ def test_jobs_of_a_cluster_their_states_and_what_they_print(scored_run, tmp_path
             assert page.locator("#state").get_attribute("hx-get") is None  # nobody asks on
             page.get_by_role("link", name="All jobs").click()
             expect(page.get_by_role("row", name=re.compile("SUCCEEDED"))).to_contain_text("Job finished successfully.")
+            page.close()  # it would ask on
