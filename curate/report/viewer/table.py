@@ -30,9 +30,8 @@ Ranks = Int32[np.ndarray, " shown"]
 
 
 class Bin(NamedTuple):
-    """A bar of a histogram."""
+    """A bar of a histogram: how many rows of its scores are kept, and how many are not."""
 
-    least: float
     kept: int
     dropped: int
 
@@ -134,7 +133,6 @@ class Table:
         codes, low, high = self._bins(look.by)
         both = np.bincount(codes[passing] + BINS * kept[passing].astype(np.uint8), minlength=2 * BINS)
         dropped, stay = both[:BINS].tolist(), both[BINS:].tolist()
-        width = (high - low) / BINS
         by_rule = self.keep(look)
         return Answer(
             scored=self.scored,
@@ -143,7 +141,7 @@ class Table:
             lowest=self.score_at(look.by, by_rule) if by_rule else None,
             shown=int(passing.sum()),
             shown_kept=int((passing & kept).sum()),
-            bins=[Bin(low + width * place, *each) for place, each in enumerate(zip(stay, dropped, strict=True))],
+            bins=[Bin(*each) for each in zip(stay, dropped, strict=True)],
             labels=self._by_label(passing, kept),
             range=(low, high),
         )
