@@ -19,16 +19,16 @@ demo-sweep: $(READY)  ## set up, then train on parts of the demo data by five me
 	$(BIN)/curate sweep --output runs/demo-sweep
 
 test: $(READY)  ## set up, then run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 test-slow: $(READY)  ## the tests for which `make test` has no time
-	$(BIN)/python -m pytest -m "slow and not browser"
+	$(BIN)/python -m pytest -n 2 -m "slow and not browser"
 
 test-faults: $(READY)  ## kill a run sixty times; CURATE_FAULT_SEED repeats one
 	$(BIN)/python -m pytest -s -m faults
 
 test-browser: $(READY)  ## the viewer and the report in a Chromium; CURATE_CHROMIUM names one
-	$(BIN)/python -m pytest -m browser
+	$(BIN)/python -m pytest -n 2 -m browser
 
 lint: $(READY)
 	$(BIN)/ruff check .

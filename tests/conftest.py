@@ -1,8 +1,10 @@
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import settings
 from upath import UPath
 
@@ -14,7 +16,8 @@ from curate.scoring.prepare import Prepared, prepare
 
 SAMPLES = 200  # of the run that tests share
 
-torch.set_num_threads(2)
+# Several processes test at once: threads that wait for each other would take the time of those that work.
+torch.set_num_threads(1)
 
 # Other people's machines are busy: an example that takes long is no fault.
 settings.register_profile("default", deadline=None)
@@ -65,15 +68,32 @@ def real_prepared(real_data, demo_builder) -> list[Prepared]:
 
 
 @pytest.fixture(scope="session")
-def scored_run(tmp_path_factory) -> UPath:
+def made_once(tmp_path_factory, worker_id) -> Callable[[str, Callable[[Path], object]], Path]:
+    """A new folder, filled by the first of the processes that test, and looked at by all of them."""
+
+    def made(name: str, fill: Callable[[Path], object]) -> Path:
+        own = tmp_path_factory.getbasetemp()
+        folder = (own if worker_id == "master" else own.parent) / name
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                folder.mkdir()
+                fill(folder)
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def scored_run(made_once) -> UPath:
     """A run over 200 demo samples, with every metric that is a sum over features."""
     from curate.pipeline.job import ScoreJob
     from curate.pipeline.score import score
 
-    output = tmp_path_factory.mktemp("scored") / "run"
-    job = ScoreJob(output=str(output), dataset=DatasetSpec(limit=SAMPLES))
-    assert score(job, lambda step: None, lambda plan, rows: None).counts.scored == SAMPLES
-    return UPath(output)
+    def fill(folder: Path) -> None:
+        job = ScoreJob(output=str(folder / "run"), dataset=DatasetSpec(limit=SAMPLES))
+        assert score(job, lambda step: None, lambda plan, rows: None).counts.scored == SAMPLES
+
+    return UPath(made_once("scored", fill) / "run")
 
 
 def prepared(spec: DatasetSpec, builder) -> list[Prepared]:

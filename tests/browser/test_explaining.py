@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.viewing import viewer
-from tests.interpret.command import curate
+from tests.command import curate
 
 pytestmark = pytest.mark.browser
 EXPLAINED = 10

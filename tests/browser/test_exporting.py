@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 
 from curate.fingerprint import file_sha256
 from tests.browser.viewing import viewer
-from tests.interpret.command import curate
+from tests.command import curate
 
 pytestmark = pytest.mark.browser
 

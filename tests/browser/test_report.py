@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 from tests.browser.access import clean
 from tests.browser.harmless import harmless
 from tests.browser.hostile import FOLDER, PAYLOADS
-from tests.interpret.command import curate
+from tests.command import curate
 
 pytestmark = pytest.mark.browser
 

@@ -16,6 +16,7 @@ from curate import demo
 from curate.cli.console import printable
 from curate.cli.main import app
 from curate.datasets.demo import demo_row
+from tests import command
 from tests.manifest.test_run_folder import make_run
 
 CURATE = Path(sys.executable).parent / "curate"
@@ -68,9 +69,9 @@ def test_help_teaches_without_loading_torch(tmp_path):
         *("run", "doctor", "submit", "jobs", "status", "logs", "stop", "retry", "quarantine"),
     ],
 )
-def test_every_verb_explains_itself(tmp_path, verb):
-    result = curate(*verb.split(), "--help", cwd=tmp_path)
-    assert result.returncode == 0
+def test_every_verb_explains_itself(verb):
+    result = command.curate(*verb.split(), "--help")
+    assert result.exit_code == 0
     assert "Usage: curate " + verb in result.stdout
 
 
@@ -118,7 +119,10 @@ def test_the_demo_alone_takes_its_own_model_even_in_a_configured_folder(exported
     assert (job["model"]["name"], job["sae"], job["dataset"]["limit"]) == ("demo", "demo", 30)
 
 
-def test_command_line_beats_environment_beats_project_beats_user(tmp_path):
+def test_command_line_beats_environment_beats_project_beats_user(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / ".config"))
     (tmp_path / ".config" / "curate").mkdir(parents=True)
     (tmp_path / ".config" / "curate" / "curate.toml").write_text('[score]\nsae = "user"\nmodel = "/no/user-model"\n')
     (tmp_path / "curate.toml").write_text('[score]\nsae = "project"\n')
@@ -126,11 +130,13 @@ def test_command_line_beats_environment_beats_project_beats_user(tmp_path):
         pa.Table.from_pylist([{"question": "q", "image": b"x", "chosen": "a", "rejected": "b"}]), tmp_path / "d.parquet"
     )
     score = ("score", "--dataset", "d.parquet")
-    refused(curate(*score, "--sae", "typed", cwd=tmp_path, CURATE_SCORE_SAE="environment"), "--sae typed")
-    refused(curate(*score, cwd=tmp_path, CURATE_SCORE_SAE="environment"), "--sae environment")
-    refused(curate(*score, cwd=tmp_path), "--sae project")
+    monkeypatch.setenv("CURATE_SCORE_SAE", "environment")
+    command.refused("--sae typed", *score, "--sae", "typed")
+    command.refused("--sae environment", *score)
+    monkeypatch.delenv("CURATE_SCORE_SAE")
+    command.refused("--sae project", *score)
     (tmp_path / "curate.toml").write_text("")
-    refused(curate(*score, cwd=tmp_path), "--sae user")
+    command.refused("--sae user", *score)
 
 
 @pytest.mark.parametrize(
@@ -264,16 +270,16 @@ def test_show_finds_scored_and_quarantined_samples_by_their_ids(labelled_run, tm
     refused(curate("show", labelled_run, "--sample", "abc", cwd=tmp_path), "has no sample abc; ", 1)
 
 
-def test_lists_are_readable_by_machines(tmp_path):
-    names = [entry["name"] for entry in json.loads(curate("datasets", "--json", cwd=tmp_path).stdout)]
+def test_lists_are_readable_by_machines():
+    names = [entry["name"] for entry in json.loads(command.curate("datasets", "--json").stdout)]
     assert names == ["demo", "align-anything", "rlaif-v", "spa-vl", "obelics", "the-pile"]
-    metrics = json.loads(curate("metrics", "--json", cwd=tmp_path).stdout)
+    metrics = json.loads(command.curate("metrics", "--json").stdout)
     assert [metric["name"] for metric in metrics] == [
         *("cosine", "cooccurrence", "l0", "random"),
         *("ifd", "margin", "length", "loglik"),
     ]
     for verb, entries in (("datasets", names), ("metrics", [metric["name"] for metric in metrics])):
-        lines = curate(verb, cwd=tmp_path).stdout.splitlines()
+        lines = command.curate(verb).stdout.splitlines()
         assert [line.split()[0] for line in lines[: len(entries)]] == entries
 
 

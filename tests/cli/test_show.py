@@ -26,8 +26,8 @@ from curate.manifest.record import MANIFEST, QUARANTINE, read_record
 from curate.manifest.rows import QuarantineRow, ScoredRow, quarantine_table, scored_table
 from curate.sample import content_id
 from tests.cli.terminal import on_terminal
+from tests.command import curate, refused
 from tests.hostile import images
-from tests.interpret.command import curate, refused
 from tests.manifest.test_run_folder import METRICS, make_run, record, scored
 
 ALL_METRICS = ["cosine", "cooccurrence", "l0", "random"]

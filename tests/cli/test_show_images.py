@@ -12,7 +12,7 @@ from PIL import Image
 from curate.datasets.demo import demo_row
 from curate.datasets.images import decode_image
 from tests.cli.terminal import CELL, START, on_terminal
-from tests.interpret.command import curate
+from tests.command import curate
 
 WITHOUT = f"import sys; sys.modules['textual_image'] = None; {START}"
 

@@ -28,8 +28,8 @@ from curate.pipeline.job import ScoreJob
 from curate.pipeline.score import score
 from curate.scoring.parameters import ScoringParameters
 from tests import oracle
+from tests.command import curate, refused
 from tests.conftest import SAMPLES, prepared
-from tests.interpret.command import curate, refused
 
 DELTA = 1.0
 

@@ -12,7 +12,7 @@ from curate.datasets.labelled import LabelledSpec, open_labelled
 from curate.errors import ConfigurationError
 from curate.interpret.features import FeaturesJob, features, most_images, plan
 from tests import oracle
-from tests.interpret.command import curate, refused
+from tests.command import curate, refused
 
 IMAGES = {"name": "demo-colours", "sample": 36, "seed": 4}
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from curate.manifest import atomic
-from tests.interpret.command import curate, refused
+from tests.command import curate, refused
 from tests.report.html.elements import read
 from tests.report.html.runs import write_run
 from tests.report.html.test_page import plain

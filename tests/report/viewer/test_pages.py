@@ -22,7 +22,7 @@ from curate.manifest.verify import verify_run
 from curate.report.samples import RunSamples
 from curate.report.viewer.app import build
 from curate.report.viewer.contents import Contents
-from tests.interpret.command import curate
+from tests.command import curate
 from tests.report.viewer.conftest import viewed
 
 

@@ -15,7 +15,7 @@ from curate.errors import ConfigurationError
 from curate.manifest.annotations import ANNOTATIONS
 from curate.manifest.record import MANIFEST
 from curate.report.viewer import serve
-from tests.interpret.command import refused
+from tests.command import refused
 
 CURATE = [str(Path(sys.executable).with_name("curate"))]
 

@@ -7,7 +7,7 @@ from curate.cli.main import app
 
 
 def curate(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(each) for each in arguments])
+    return CliRunner().invoke(app, [str(each) for each in arguments], prog_name="curate")
 
 
 def refused(error: str, *arguments: object) -> None:
