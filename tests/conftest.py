@@ -19,6 +19,9 @@ SAMPLES = 200  # of the run that tests share
 # Several processes test at once: threads that wait for each other would take the time of those that work.
 torch.set_num_threads(1)
 
+# Which pytest-xdist sets, and consoles keep: tests say how wide theirs are.
+os.environ.pop("COLUMNS", None)
+
 # Other people's machines are busy: an example that takes long is no fault.
 settings.register_profile("default", deadline=None)
 settings.register_profile("thorough", deadline=None, max_examples=50 * settings.get_profile("default").max_examples)

@@ -19,7 +19,7 @@ def page(looked_at, open_page) -> Page:
 
 def keeps(page: Page, count: int, by: str = "cosine") -> None:
     """The page says so in its line, in its picture's text, and colours the bars by it."""
-    expect(page.get_by_role("region", name="What is kept")).to_contain_text(f"{count} of 200 kept")
+    expect(page.locator(".kept strong")).to_have_text(str(count))
     said = re.compile(rf"^Distribution of {by} over the samples shown, from .* to .*: {count} kept, {200 - count} drop")
     expect(page.get_by_role("img", name=said)).to_be_visible()
     bars = page.locator("svg.histogram rect.kept")
