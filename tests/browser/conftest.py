@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.chromium import Log, chromium, origin
-from tests.browser.hostile import Hostile, hostile
+from tests.browser.hostile import Hostile, fill, hostile
 from tests.browser.viewing import Viewer, viewer
 
 SECONDS = 20
@@ -15,8 +15,8 @@ Open = Callable[..., Page]
 
 
 @pytest.fixture(scope="session")
-def hostile_run(tmp_path_factory) -> Hostile:
-    return hostile(tmp_path_factory.mktemp("hostile") / "data")
+def hostile_run(made_once, tmp_path_factory) -> Hostile:
+    return hostile(made_once("hostile", fill), tmp_path_factory.mktemp("hostile"))
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from curate.datasets import DatasetSpec
 from curate.datasets.demo import demo_row
 from curate.demo import SAE
+from curate.manifest.record import read_record
 from curate.models import ModelSpec
 from curate.pipeline.job import ScoreJob
 from curate.pipeline.score import score
@@ -49,9 +50,8 @@ class Hostile(NamedTuple):
     quarantined: int
 
 
-def hostile(folder: Path) -> Hostile:
+def fill(folder: Path) -> None:
     """Score such data, then change the last of them."""
-    folder.mkdir()
     texts = [PAYLOADS[n:] + PAYLOADS[:n] for n in range(len(PAYLOADS))]
     rows = [
         {"question": question, "chosen": chosen, "rejected": rejected, "quality": label, "image": f"images/{name}"}
@@ -69,7 +69,7 @@ def hostile(folder: Path) -> Hostile:
         parameters=ScoringParameters(),
         max_error_rate=1,
     )
-    counts = score(job, lambda step: None, lambda plan, found: None).counts
+    score(job, lambda step: None, lambda plan, found: None)
     _write(folder / "rows.jsonl", [*rows[:-3], {**rows[-3], "question": "after"}, *rows[-2:]])
     shutil.copy(folder / rows[0]["image"], folder / rows[-2]["image"])
     (folder / rows[-1]["image"]).unlink()
@@ -77,7 +77,13 @@ def hostile(folder: Path) -> Hostile:
     features = range(json.loads((SAE / "cfg.json").read_text())["d_sae"])
     called = {str(feature): PAYLOADS[feature % len(PAYLOADS)] for feature in features}
     (folder / "labels.json").write_text(json.dumps(called))
-    return Hostile(folder / FOLDER, folder / "labels.json", counts.scored, counts.quarantined)
+
+
+def hostile(folder: Path, own: Path) -> Hostile:
+    """A copy of the run in such a folder, for people's notes."""
+    run = shutil.copytree(folder / FOLDER, own / FOLDER)
+    counts = read_record(run).counts
+    return Hostile(run, folder / "labels.json", counts.scored, counts.quarantined)
 
 
 def _images(folder: Path) -> list[str]:

@@ -9,6 +9,7 @@ from tests.browser.access import clean
 from tests.browser.viewing import viewer
 
 pytestmark = pytest.mark.browser
+OTHERS = [("light", 400), ("dark", 1400)]
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +48,10 @@ def states(page: Page, address: str) -> Iterator[str]:
     yield "error"
 
 
-@pytest.mark.parametrize("width", [1400, 400])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("scheme", "width"),
+    [("light", 1400), ("dark", 400), *(pytest.param(*other, marks=pytest.mark.slow) for other in OTHERS)],
+)
 def test_axe_finds_nothing(server, open_page, own_run, log, scheme, width):
     (own_run / "annotations.jsonl").unlink(missing_ok=True)
     page = open_page(server.address, color_scheme=scheme, viewport={"width": width, "height": 900})

@@ -137,6 +137,7 @@ def test_after_back_the_form_says_what_is_shown(page):
     shows(page, list(range(1, 25)))
     expect(page.get_by_label("Share kept, as a number")).to_have_value("0.2")
     expect(page.get_by_label("rows")).to_have_value("kept")
+    page.wait_for_load_state()  # it was loaded anew; only its script hears of the next
     page.go_back()
     expect(page.get_by_label("rows")).to_have_value("all")
     expect(answer(page)).to_contain_text("40 of 200 kept")

@@ -26,6 +26,7 @@ def left(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.slow  # what it finds of a stage is tested in tests/pipeline
 def test_a_doctor_looks_at_every_stage_and_leaves_nothing(tmp_path):
     (tmp_path / "job.yaml").write_text(PIPELINE.replace("BY", "l0"))
     result = curate("doctor", "job.yaml", "--price-per-gpu-hour", 3)

@@ -75,13 +75,14 @@ def assert_same(output: Path, other: Path) -> None:
     assert records[0] == records[1]
 
 
-def test_a_training_killed_at_five_random_steps_ends_with_the_same_weights(tmp_path, undisturbed):
+@pytest.mark.parametrize("times", [2, pytest.param(5, marks=pytest.mark.slow)])
+def test_a_training_killed_at_random_steps_ends_with_the_same_weights(times, tmp_path, undisturbed):
     """SIGKILL, between any two instructions of real processes."""
     output, rng = tmp_path / "sae", random.Random(11)
     file = tmp_path / "job.yaml"
     file.write_text(json.dumps(job(output).model_dump(mode="json", exclude_none=True)))
     killed_at = []
-    for target in sorted(rng.sample(range(2, STEPS - 2), 5)):
+    for target in sorted(rng.sample(range(2, STEPS - 2), times)):
         process = subprocess.Popen([sys.executable, "-m", "curate", "run", str(file)], stderr=subprocess.DEVNULL)
         while process.poll() is None and (not (output / CURVE).exists() or len(curve_lines(output)) < target):
             time.sleep(0.001)

@@ -44,9 +44,9 @@ def demo_run(tmp_path_factory):
     return folder, record, steps
 
 
-def test_real_photographs_are_scored_whole(real_data, tmp_path):
+def test_real_photographs_are_scored_whole(real_data, demo_run, tmp_path):
     spec = DatasetSpec(name="align-anything", data_dir=real_data / "align_anything", split="all")
-    record, _ = run(tmp_path / "run", spec)
+    record, _ = run(tmp_path / "run", spec, weights=str(demo_run[0]))
     assert (record.counts.scored, record.counts.quarantined, record.counts.read) == (87, 0, 87)
     assert [check for check in verify_run(tmp_path / "run") if not check.ok] == []
     manifest = pq.read_table(tmp_path / "run" / MANIFEST)
