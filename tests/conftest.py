@@ -1,4 +1,5 @@
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,7 +81,11 @@ def made_once(tmp_path_factory, worker_id) -> Callable[[str, Callable[[Path], ob
         with FileLock(f"{folder}.lock"):
             if not folder.exists():
                 folder.mkdir()
-                fill(folder)
+                try:
+                    fill(folder)
+                except BaseException:
+                    shutil.rmtree(folder)  # or others would take it for whole
+                    raise
         return folder
 
     return made
