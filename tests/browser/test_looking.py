@@ -137,10 +137,25 @@ def test_after_back_the_form_says_what_is_shown(page):
     shows(page, list(range(1, 25)))
     expect(page.get_by_label("Share kept, as a number")).to_have_value("0.2")
     expect(page.get_by_label("rows")).to_have_value("kept")
-    page.wait_for_load_state()  # it was loaded anew; only its script hears of the next
     page.go_back()
     expect(page.get_by_label("rows")).to_have_value("all")
     expect(answer(page)).to_contain_text("40 of 200 kept")
+
+
+def test_back_is_heard_while_the_page_before_is_loaded(page):
+    page.get_by_label("rows").select_option("kept")
+    expect(page).to_have_url(re.compile("side=kept"))
+    page.get_by_label("lowest first").check()
+    expect(page).to_have_url(re.compile("ascending"))
+    scripts = []
+    page.route("**/viewer.js", lambda route: scripts.append(route), times=1)
+    with page.expect_request("**/viewer.js"):
+        page.evaluate("history.back()")
+    page.evaluate("history.back()")
+    expect(page).not_to_have_url(re.compile("side=kept"))
+    scripts.pop().continue_()
+    expect(page.get_by_label("rows")).to_have_value("all")
+    shows(page, list(range(1, 25)))
 
 
 def test_the_focus_stays_in_the_pager_to_the_last_page(page):

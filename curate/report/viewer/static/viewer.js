@@ -44,6 +44,13 @@ document.addEventListener("click", (event) => {
   if (event.target.closest("#keys-open")) document.getElementById("keys").showModal();
 });
 
+// Back, pressed again while the page before was being loaded, was heard by nobody.
+document.addEventListener("DOMContentLoaded", () => {
+  const [arrival] = performance.getEntriesByType("navigation");
+  const page = (address) => address.split("#")[0];
+  if (page(arrival.name) !== page(location.href)) location.reload();
+});
+
 // What went wrong is said until what asked for it succeeds, or is no more.
 let failed = null;
 const say = (text, element = null) => {
