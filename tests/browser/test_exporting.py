@@ -105,24 +105,29 @@ def test_with_decisions(page, own_run, tmp_path, rows):
     }
 
 
-def test_a_rule_that_was_not_answered_yet_is_exported_once_it_is(page, own_run, rows):
-    held = []
-    page.route("**/answer?*", lambda route: held.append(route))
-    page.get_by_label("Share kept, as a number").fill("0.1")
-    page.get_by_label("Share kept, as a number").fill("0.05")  # asked for after the answer to the other
-    button = page.get_by_role("button", name="Export selection")
-    for _ in range(2):
-        while not held:
-            page.wait_for_timeout(10)
-        expect(button).to_be_disabled()
-        button.evaluate("button => button.click()")
-        held.pop().continue_()
-    button.click()
+def test_what_the_form_says_is_exported_before_it_is_answered_too(page, own_run, rows):
+    page.route("**/answer?*", lambda route: None)  # never
+    with page.expect_request("**/answer?*"):
+        page.get_by_label("Share kept, as a number").fill("0.05")
+    page.get_by_role("button", name="Export selection").click()
     told = page.get_by_role("status").filter(has_text="sha256 of selection.parquet")
     expect(told).to_contain_text("10 samples are in")
-    assert [each.name for each in (own_run / "selections").glob("*0.1")] == []
-    ids = pq.read_table(next((own_run / "selections").glob("*0.05")) / "selection.parquet")["sample_id"].to_pylist()
+    expect(told).to_contain_text("--ratio 0.05")
+    folder = told.locator("code").first.inner_text()
+    ids = pq.read_table(f"{folder}/selection.parquet")["sample_id"].to_pylist()
     assert ids == [row["sample_id"] for row in rows[:10]]
+
+
+def test_what_is_no_rule_is_not_exported(page, own_run, log):
+    page.get_by_label("Share kept, as a number").fill("7")
+    expect(page.get_by_role("alert")).to_contain_text("ratio: Input should be less than or equal to 1")
+    before = sorted(own_run.rglob("*"))
+    with page.expect_response("**/selection") as answered:
+        page.get_by_role("button", name="Export selection").click()
+    assert answered.value.status == 400
+    expect(page.get_by_role("alert")).to_contain_text("ratio: Input should be less than or equal to 1")
+    log.forgive("400")
+    assert sorted(own_run.rglob("*")) == before
 
 
 def test_what_keeps_nothing_is_refused(page, own_run, log):

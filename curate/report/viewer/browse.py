@@ -10,7 +10,7 @@ from curate.manifest.annotations import overrides
 from curate.manifest.record import read_record
 from curate.manifest.select import SelectJob, select
 from curate.report.viewer.look import Look
-from curate.report.viewer.viewed import SCORED_AGAIN, Asked, Render, Run, Viewed
+from curate.report.viewer.viewed import SCORED_AGAIN, Asked, Posted, Render, Run, Viewed
 
 ON_PAGE = {"gallery": 24, "table": 50}
 router = APIRouter()
@@ -47,7 +47,7 @@ def find(viewed: Run, sample: str) -> RedirectResponse:
 
 
 @router.post("/selection")
-def export(viewed: Run, look: Asked, pages: Render) -> HTMLResponse:
+def export(viewed: Run, look: Posted, pages: Render) -> HTMLResponse:
     """Write what `curate select` would."""
     viewed.annotations()
     if read_record(viewed.run).run_hash != viewed.record.run_hash:  # of a run elsewhere, there is only a copy here

@@ -1,4 +1,4 @@
-"""What every page of the viewer starts from: the run that is looked at, and what the page's address says."""
+"""What every page of the viewer starts from: the run that is looked at, and what its address or form says."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -93,15 +93,25 @@ def _viewed(request: Request) -> Viewed:
 Run = Annotated[Viewed, Depends(_viewed)]
 
 
-def _look(request: Request, viewed: Run) -> Look:
-    look = read_look(request.query_params.multi_items(), viewed.table.metrics, viewed.table.columns)
+def _asked(request: Request, viewed: Run) -> Look:
+    return _look(request.query_params.multi_items(), viewed)
+
+
+async def _posted(request: Request, viewed: Run) -> Look:
+    async with request.form() as form:
+        return _look([(name, str(value)) for name, value in form.multi_items()], viewed)
+
+
+def _look(given: list[tuple[str, str]], viewed: Viewed) -> Look:
+    look = read_look(given, viewed.table.metrics, viewed.table.columns)
     if look.keep_by == "score" and look.min_score is None and viewed.table.scored:
         lowest = viewed.table.score_at(look.by, viewed.table.keep(look))
         look = look.model_copy(update={"min_score": lowest})
     return look
 
 
-Asked = Annotated[Look, Depends(_look)]
+Asked = Annotated[Look, Depends(_asked)]
+Posted = Annotated[Look, Depends(_posted)]
 
 
 class Pages:

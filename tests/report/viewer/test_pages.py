@@ -5,6 +5,7 @@ import io
 import re
 import shlex
 import shutil
+from urllib.parse import parse_qsl
 
 import pyarrow.parquet as pq
 import pytest
@@ -68,7 +69,7 @@ def test_what_is_exported_is_what_the_command_on_the_page_writes(client, run, tm
     for rank, decision in ((1, "drop"), (200, "keep"), (3, "keep"), (150, "drop")):
         assert client.post(f"/samples/{rank}/annotation", data={"decision": decision}).status_code == 200
     command = command_of(client.get(f"/answer?{query}").text)
-    page = client.post(f"/selection?{query}").text
+    page = client.post("/selection", data=dict(parse_qsl(query))).text
     (exported,) = (run / "selections").iterdir()
     assert str(exported) in page
     assert file_sha256(exported / SELECTION) in page
