@@ -9,7 +9,7 @@ from tests.browser.access import clean
 from tests.browser.viewing import viewer
 
 pytestmark = pytest.mark.browser
-OTHERS = [("light", 400), ("dark", 1400)]
+SLOW = [("light", 400), ("dark", 1400)]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def states(page: Page, address: str) -> Iterator[str]:
 
 @pytest.mark.parametrize(
     ("scheme", "width"),
-    [("light", 1400), ("dark", 400), *(pytest.param(*other, marks=pytest.mark.slow) for other in OTHERS)],
+    [("light", 1400), ("dark", 400), *(pytest.param(*other, marks=pytest.mark.slow) for other in SLOW)],
 )
 def test_axe_finds_nothing(server, open_page, own_run, log, scheme, width):
     (own_run / "annotations.jsonl").unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from tests.browser.hostile import FOLDER, PAYLOADS
 from tests.command import curate
 
 pytestmark = pytest.mark.browser
-OTHERS = [("demo", "light", 1400), ("demo", "dark", 400), ("hostile", "dark", 400)]
+SLOW = [("demo", "light", 1400), ("demo", "dark", 400), ("hostile", "dark", 400)]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_it_prints(report, open_page, tmp_path):
     ("of", "scheme", "width"),
     [
         *[("demo", "dark", 1400), ("demo", "light", 400), ("hostile", "light", 1400)],
-        *(pytest.param(*other, marks=pytest.mark.slow) for other in OTHERS),
+        *(pytest.param(*other, marks=pytest.mark.slow) for other in SLOW),
     ],
 )
 def test_axe_finds_nothing(report, scored_run, tmp_path_factory, open_page, of, scheme, width):
