@@ -131,12 +131,12 @@ def test_command_line_beats_environment_beats_project_beats_user(tmp_path, monke
     )
     score = ("score", "--dataset", "d.parquet")
     monkeypatch.setenv("CURATE_SCORE_SAE", "environment")
-    command.refused("--sae typed", *score, "--sae", "typed")
-    command.refused("--sae environment", *score)
+    command.refused("--sae typed", *score, "--sae", "typed", codes=(2,))
+    command.refused("--sae environment", *score, codes=(2,))
     monkeypatch.delenv("CURATE_SCORE_SAE")
-    command.refused("--sae project", *score)
+    command.refused("--sae project", *score, codes=(2,))
     (tmp_path / "curate.toml").write_text("")
-    command.refused("--sae user", *score)
+    command.refused("--sae user", *score, codes=(2,))
 
 
 @pytest.mark.parametrize(

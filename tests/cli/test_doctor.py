@@ -77,7 +77,7 @@ def test_what_fails_is_said_and_the_exit_code_is_1(tmp_path):
     (tmp_path / "job.yaml").write_text(PIPELINE.replace("BY", "cosine").replace("demo, limit: 20", "none.jsonl"))
     result = curate("run", "job.yaml", "--dry-run")
     assert result.exit_code == 2  # a stage without an SAE is no job
-    refused("job.yaml:4: stages.scores.sae: no SAE is named for ", "doctor", "job.yaml")
+    refused("job.yaml:4: stages.scores.sae: no SAE is named for ", "doctor", "job.yaml", codes=(2,))
     (tmp_path / "job.yaml").write_text(PIPELINE.replace("BY", "cosine").replace("limit: 20", "split: test"))
     result = curate("doctor", "job.yaml")
     assert result.exit_code == 1
@@ -100,6 +100,6 @@ def test_dry_runs_of_select_and_retry_change_nothing(tmp_path):
 
 
 def test_wrong_files_are_refused_in_a_line(tmp_path):
-    refused("none.yaml cannot be read", "doctor", "none.yaml")
+    refused("none.yaml cannot be read", "doctor", "none.yaml", codes=(2,))
     (tmp_path / "job.yaml").write_text("kind: score\n")
-    refused("job.yaml:1: output: this field is needed", "doctor", "job.yaml")
+    refused("job.yaml:1: output: this field is needed", "doctor", "job.yaml", codes=(2,))

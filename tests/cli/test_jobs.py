@@ -30,7 +30,7 @@ def test_every_verb_that_does_work_prints_its_own_job(tmp_path):
 
 
 def test_a_job_file_never_replaces_a_run(tmp_path):
-    refused("--overwrite does not go into a job file", "score", "--overwrite", "--print-job")
+    refused("--overwrite does not go into a job file", "score", "--overwrite", "--print-job", codes=(2,))
 
 
 def test_a_printed_job_does_what_the_command_does(tmp_path):
@@ -77,12 +77,13 @@ stages:
 
 def test_wrong_job_files_and_wrong_clusters_are_refused_in_one_line(tmp_path):
     (tmp_path / "job.yaml").write_text("kind: score\noutput: r\nactors: 2\n")
-    refused("job.yaml:3: actors: there is no such field", "run", "job.yaml")
+    refused("job.yaml:3: actors: there is no such field", "run", "job.yaml", codes=(2,))
     nowhere = ("--address", "http://127.0.0.1:1")
-    refused("job.yaml:3: actors: there is no such field", "submit", "job.yaml", *nowhere)
+    refused("job.yaml:3: actors: there is no such field", "submit", "job.yaml", *nowhere, codes=(2,))
     result = curate("jobs", "--address", "nonsense")
+    assert (result.exit_code, result.stdout) == (2, "")
     assert re.fullmatch("error: --address nonsense: .*; it is http://HOST:8265\n", result.stderr)
     (tmp_path / "good.yaml").write_text("kind: score\noutput: r\n")
     for verb in ("submit", "logs", "status", "stop", "jobs"):
         what = {"submit": ("good.yaml",), "jobs": ()}.get(verb, ("score-1",))
-        refused("--address http://127.0.0.1:1: no Ray dashboard answers there", verb, *what, *nowhere)
+        refused("--address http://127.0.0.1:1: no Ray dashboard answers there", verb, *what, *nowhere, codes=(2,))
