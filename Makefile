@@ -44,6 +44,7 @@ types: $(READY)
 bench: $(READY)
 	$(BIN)/python -m bench.score
 
-generated: $(READY)  ## write schemas/ and the tables of docs/bad-data.md again
+generated: $(READY)  ## write schemas/ and the tables of docs/bad-data.md and docs/dictionaries.md again
 	$(BIN)/python -m tests.schemas
 	$(BIN)/python -m tests.hostile.page
+	$(BIN)/python -m tests.sae.known_page

@@ -38,9 +38,8 @@ from curate.pipeline.job import ScoreJob, plan
 from curate.pipeline.resources import Resources
 from curate.pipeline.score import score
 from curate.pipeline.session import Progress
-from curate.pipeline.workers import load
+from curate.pipeline.workers import load_scorer
 from curate.scoring.prepare import Prepared, prepare, token_batches
-from curate.scoring.scorer import Scorer
 from curate.storage import location
 
 SHARD_ROWS = 2
@@ -122,7 +121,7 @@ def loop(job: ScoreJob, part: int, parts: int) -> Trial:
     the_plan = plan(job)
     assert job.weights is not None
     builder = the_plan.model.family.load_builder(the_plan.model)
-    scorer = Scorer(*load(the_plan), job.parameters, read_weights(location(job.weights))[0])
+    scorer = load_scorer(the_plan, read_weights(location(job.weights))[0])
     share = len(the_plan.dataset) // parts
     arrivals = []
     for start in range(part * share, (part + 1) * share, job.shard_rows):

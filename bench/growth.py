@@ -24,7 +24,7 @@ from bench import llava
 from bench.score import Setting, load, scored, write
 from curate.models.inputs import ModelInputs
 from curate.models.packing import pack
-from curate.sae.dictionary import inspect_dictionary, load_dictionary
+from curate.sae.load import inspect_dictionary, load_dictionary
 from curate.scoring.prepare import Prepared
 
 TOKENS = (256, 512, 1024, 2048)

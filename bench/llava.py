@@ -25,6 +25,21 @@ from curate.datasets.demo import Scene, answer, draw_scene, questions, render, w
 D_MODEL, LAYERS, HOOK_LAYER, D_SAE, VOCABULARY = 512, 16, 7, 8192, 32_064
 IMAGE_SIZE, PATCH_SIZE = 336, 14
 PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+REAL_TEXT = {
+    "hidden_size": 4096,
+    "intermediate_size": 14_336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 32_768,
+}
+REAL_VISION = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "projection_dim": 768,
+}
 SENTENCES = (2, 22)  # of an answer
 
 
@@ -56,14 +71,11 @@ def write_model(folder: Path, seed: int = 0) -> None:
 
 def write_real_model(folder: Path, seed: int = 0) -> None:
     """The 7.6 billion parameters of LLaVA-NeXT-Mistral-7B by its config, made on the GPU; 15 GB on the disk."""
-    text = {"hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32}
-    text |= {"num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 32_768}
-    vision = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
-    _write(folder, text, {**vision, "projection_dim": 768}, "cuda", seed)
+    _write(folder, REAL_TEXT, REAL_VISION, "cuda", seed)
 
 
-def _write(folder: Path, text: dict[str, Any], vision: dict[str, Any], device: str, seed: int) -> None:
-    folder.mkdir(parents=True)
+def write_processor(folder: Path) -> None:
+    """The demo's tokenizer and chat template, and LLaVA-NeXT's image processor at its real sizes."""
     for file in demo.MODEL.iterdir():
         if file.suffix != ".safetensors":
             shutil.copy(file, folder)
@@ -75,13 +87,23 @@ def _write(folder: Path, text: dict[str, Any], vision: dict[str, Any], device: s
         "size": {"shortest_edge": IMAGE_SIZE},
     }
     (folder / "processor_config.json").write_text(json.dumps(processor))
-    config = LlavaNextConfig(
+
+
+def config_of(text: dict[str, Any], vision: dict[str, Any]) -> LlavaNextConfig:
+    """LLaVA-NeXT's config with text and vision models of these sizes."""
+    return LlavaNextConfig(
         text_config=MistralConfig(vocab_size=VOCABULARY, sliding_window=None, **text),
         vision_config=CLIPVisionConfig(image_size=IMAGE_SIZE, patch_size=PATCH_SIZE, **vision),
         image_token_index=json.loads((demo.MODEL / "config.json").read_text())["image_token_index"],
         image_grid_pinpoints=PINPOINTS,
         vision_feature_layer=-2,
     )
+
+
+def _write(folder: Path, text: dict[str, Any], vision: dict[str, Any], device: str, seed: int) -> None:
+    folder.mkdir(parents=True)
+    write_processor(folder)
+    config = config_of(text, vision)
     torch.manual_seed(seed)
     with torch.device(device):
         model: Any = LlavaNextForConditionalGeneration._from_config(

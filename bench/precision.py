@@ -16,7 +16,7 @@ from curate import demo
 from curate.datasets import DatasetSpec, open_dataset
 from curate.manifest.rows import ScoredRow
 from curate.models import inspect_model
-from curate.sae.dictionary import inspect_dictionary, load_dictionary
+from curate.sae.load import inspect_dictionary, load_dictionary
 from curate.scoring.parameters import ScoringParameters
 from curate.scoring.prepare import Prepared, prepare, token_batches
 from curate.scoring.scorer import Scorer

@@ -6,10 +6,10 @@ from typing import Literal
 
 from curate.errors import DataError
 
+Kind = Literal["dataset", "model"]
 
-def fetch(
-    repo: str, kind: Literal["dataset", "model"], patterns: Sequence[str], instead: str, revision: str | None = None
-) -> Path:
+
+def fetch(repo: str, kind: Kind, patterns: Sequence[str], instead: str, revision: str | None = None) -> Path:
     """The folder in the hub's cache that holds the repository's files of these patterns.
 
     Args:
@@ -28,3 +28,14 @@ def fetch(
         raise DataError(
             f"{repo} could not be fetched from the Hugging Face hub ({type(error).__name__}); {instead}"
         ) from error
+
+
+def listed_files(repo: str, kind: Kind, cached: Path, revision: str | None = None) -> list[str]:
+    """All files of a repository; where the hub cannot be reached, those that its cached folder holds."""
+    from huggingface_hub import list_repo_files
+
+    try:
+        return list_repo_files(repo, repo_type=kind, revision=revision)
+    # As above; the list is for a message, which there is in any case.
+    except Exception:
+        return sorted(path.relative_to(cached).as_posix() for path in cached.rglob("*") if path.is_file())

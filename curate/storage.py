@@ -80,6 +80,20 @@ def local_path(path: UPath | Path) -> Path | None:
     return Path(str(path)) if isinstance(path, Path) else None
 
 
+def follow_umask(folder: Path) -> None:
+    """Give the files in a folder the permissions that the user's umask gives new ones.
+
+    safetensors makes its files for their owner alone, whatever the umask.
+    """
+    new = folder / f".{os.getpid()}.mode"
+    new.touch()
+    mode = new.stat().st_mode
+    new.unlink()
+    for file in folder.iterdir():
+        if file.is_file():
+            file.chmod(mode)
+
+
 def remove(path: UPath) -> None:
     """Remove a file, or a folder with all that is in it."""
     if not path.is_dir():

@@ -1,5 +1,6 @@
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,13 +13,17 @@ from upath import UPath
 from curate import demo
 from curate.datasets import DatasetSpec, open_dataset
 from curate.models import inspect_model
-from curate.sae.dictionary import inspect_dictionary, load_dictionary
+from curate.sae.load import inspect_dictionary, load_dictionary
 from curate.scoring.prepare import Prepared, prepare
 
 SAMPLES = 200  # of the run that tests share
 
 # Several processes test at once: threads that wait for each other would take the time of those that work.
 torch.set_num_threads(1)
+
+# Hashes of models that tests write are no business of the user's cache.
+_CACHE = tempfile.TemporaryDirectory(prefix="curate-cache-")
+os.environ["CURATE_CACHE"] = _CACHE.name
 
 # Which pytest-xdist sets, and consoles keep: tests say how wide theirs are.
 os.environ.pop("COLUMNS", None)
@@ -102,6 +107,15 @@ def scored_run(made_once) -> UPath:
         assert score(job, lambda step: None, lambda plan, rows: None).counts.scored == SAMPLES
 
     return UPath(made_once("scored", fill) / "run")
+
+
+@pytest.fixture(scope="session")
+def hub(made_once) -> Path:
+    """A small cache of the hub: what HF_HOME names. See `tests.hub`."""
+    from tests.hub import write_hub
+
+    given = os.environ.get("CURATE_REAL_DATA")
+    return made_once("hub", lambda folder: write_hub(folder / "home", Path(given) if given else None)) / "home"
 
 
 def prepared(spec: DatasetSpec, builder) -> list[Prepared]:

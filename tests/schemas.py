@@ -8,10 +8,12 @@ from curate.manifest.annotations import Annotation
 from curate.manifest.record import RunRecord
 from curate.manifest.selection import SelectionRecord
 from curate.manifest.weights import WeightsRecord
+from curate.sae.known import KnownSAEs
 
 SCHEMAS = {
     "annotation.schema.json": Annotation,
     "run.schema.json": RunRecord,
+    "saes.schema.json": KnownSAEs,
     "selection.schema.json": SelectionRecord,
     "weights.schema.json": WeightsRecord,
     **{f"{kind}-job.schema.json": model for kind, model in KINDS.items()},

@@ -78,7 +78,10 @@ def calibrate(
         Literal["prompt+chosen", "prompt", "prompt+rejected"],
         typer.Option(help="Tokens that SAE metrics score.", rich_help_panel=METRICS),
     ] = "prompt+chosen",
-    delta: Annotated[float, typer.Option(help="Activation bound.", rich_help_panel=METRICS)] = 1.0,
+    delta: Annotated[
+        str,
+        typer.Option(metavar="NUMBER|auto", help="Activation bound, as of `curate score`.", rich_help_panel=METRICS),
+    ] = "auto",
     weights: Annotated[
         str | None,
         typer.Option(help="Feature weights of a run; by default computed from the originals.", rich_help_panel=METRICS),

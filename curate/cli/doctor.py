@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+TRIAL_SECONDS = 60.0
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
@@ -15,6 +16,9 @@ def doctor(
     price_per_gpu_hour: Annotated[
         float | None, typer.Option(min=0, help="What one GPU costs an hour, for the estimate.")
     ] = None,
+    trial_seconds: Annotated[
+        float, typer.Option(min=1, help="Stop the trial after so many seconds, and estimate from what it saw by then.")
+    ] = TRIAL_SECONDS,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Find what would go wrong with a job, and how long it takes, before it is paid for.
@@ -27,19 +31,32 @@ def doctor(
     from curate.jobs.files import read_job
     from curate.pipeline.job import ScoreJob
 
-    report(ScoreJob(output="runs/doctor") if job is None else read_job(job), price_per_gpu_hour, json)
+    report(
+        ScoreJob(output="runs/doctor") if job is None else read_job(job),
+        price_per_gpu_hour,
+        json,
+        trial_seconds=trial_seconds,
+    )
 
 
-def report(job: Any, price: float | None = None, json: bool = False, overwrite: bool = False) -> None:
-    """Print what would go wrong with a job, as it is found."""
+def report(
+    job: Any,
+    price: float | None = None,
+    json: bool = False,
+    overwrite: bool = False,
+    trial_seconds: float = TRIAL_SECONDS,
+) -> None:
+    """Print what would go wrong with a job, as it is found. A terminal shows what is done meanwhile."""
     from dataclasses import asdict
 
     from curate.cli.console import ERR, OUT, print_json, printable
     from curate.jobs.doctor import examine
+    from curate.pipeline.trial import Limits
 
     findings = []
-    with ERR.status("looking"):
-        for finding in examine(job, price, overwrite):
+    with ERR.status("looking") as status:
+        limits = Limits(trial_seconds, lambda doing: status.update(doing or "looking"))
+        for finding in examine(job, price, overwrite, limits):
             findings.append(finding)
             if not json:
                 style = _STYLES[finding.state]

@@ -42,7 +42,7 @@ def explain(
     sae: Annotated[
         str | None,
         typer.Option(
-            help="Without a run: sae_lens folder, or RELEASE:SAE_ID; with the demo model the demo's.",
+            help="Without a run: SAE, named as in `curate score`. By default the one known for the model.",
             rich_help_panel=MODEL,
         ),
     ] = None,
@@ -147,19 +147,22 @@ def _lens(
     device: Any,
 ) -> Any:
     from curate.interpret.lens import open_lens, open_run
-    from curate.models import DEMO, ModelSpec
+    from curate.models import ModelSpec
+    from curate.scoring.pair import sae_for
     from curate.scoring.parameters import ScoringParameters
 
     if run is not None:
         return open_run(run, device)
     assert model is not None
-    if sae is None and model != DEMO:
-        raise ConfigurationError(f"no SAE is named for {model}: give --sae FOLDER, or RELEASE:SAE_ID of sae_lens")
+    try:
+        sae = sae_for(model, sae)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
     bound: dict[str, Any] = {} if delta is None else {"delta": delta}
     metrics = ("cooccurrence",) if weights is None else ("cosine",)
     parameters = ScoringParameters(hook_layer=hook_layer, metrics=metrics, **bound)
     spec, folder_of_weights = ModelSpec(name=model, device=device), None if weights is None else str(weights)
-    return open_lens(spec, sae or DEMO, parameters, folder_of_weights, allow_model_mismatch)
+    return open_lens(spec, sae, parameters, folder_of_weights, allow_model_mismatch)
 
 
 def _explained(

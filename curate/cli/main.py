@@ -28,6 +28,7 @@ from curate.cli import (
     retry,
     run,
     sae,
+    saes,
     score,
     select,
     show,
@@ -100,6 +101,7 @@ app.command("status")(status.status)
 app.command("logs")(logs.logs)
 app.command("stop")(stop.stop)
 app.command("datasets")(datasets.datasets)
+app.command("saes")(saes.saes)
 app.command("metrics")(metrics.metrics)
 app.command("explain")(explain.explain)
 app.command("features")(features.features)

@@ -55,7 +55,9 @@ def patches(
             help="Colour of masked patches: mean is the model's own, for which its input is 0.", rich_help_panel=MASKS
         ),
     ] = "mean",
-    delta: Annotated[float, typer.Option(help="Activation bound.", rich_help_panel=MASKS)] = 1.0,
+    delta: Annotated[
+        str, typer.Option(metavar="NUMBER|auto", help="Activation bound, as in `curate score`.", rich_help_panel=MASKS)
+    ] = "auto",
     weights: Annotated[
         str | None,
         typer.Option(

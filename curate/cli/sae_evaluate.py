@@ -35,7 +35,7 @@ def evaluate(
         list[str] | None,
         typer.Argument(
             metavar="[SAE]...",
-            help="Each a sae_lens folder, or RELEASE:SAE_ID; by default the demo's.",
+            help="SAEs, each a folder or another name of one; by default the demo's.",
             show_default=False,
         ),
     ] = None,

@@ -5,23 +5,36 @@ from typing import Annotated, Any
 
 import typer
 
+from curate.cli.sae_measuring import MODEL, Measuring, with_measuring
 
+
+@with_measuring
 def info(
     sae: Annotated[
         str,
-        typer.Argument(metavar="SAE", help="A sae_lens folder, RELEASE:SAE_ID, or demo.", show_default=False),
+        typer.Argument(metavar="SAE", help="A folder, another name of an SAE, or demo.", show_default=False),
     ],
+    measuring: Measuring,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            help="Hub id or folder of the SAE's model, where its config leaves open whether the activation scale is "
+            "folded into its weights: it is measured.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show everything known about a dictionary: what it reads, its form, its scale, and how it was trained."""
+    """Show everything known about an SAE: what it reads, its form, its scale, and how it was trained."""
     from rich.table import Table
 
     from curate import demo
     from curate.cli.console import OUT, print_json, printable
-    from curate.sae.dictionary import inspect_dictionary
     from curate.sae.info import describe
+    from curate.sae.load import inspect_dictionary
 
-    facts = {"sae": sae, **describe(inspect_dictionary(demo.resolve(sae, demo.SAE)))}
+    found = inspect_dictionary(demo.resolve(sae, demo.SAE))
+    facts = {"sae": sae, **describe(found), "reading": _reading(sae, found, on, measuring)}
     if json:
         print_json(facts)
         return
@@ -35,12 +48,29 @@ def info(
         OUT.print("[yellow]note:[/yellow]", printable(note), soft_wrap=True)
 
 
+def _reading(sae: str, info: Any, on: str | None, measuring: Measuring) -> dict[str, Any] | None:
+    """What measuring gave, where there is something to measure and a model to measure it on."""
+    from curate.cli.console import ERR, printable
+    from curate.cli.sae_measuring import measure_on
+    from curate.harvest.reading import measured
+
+    if on is None:
+        return None
+    if info.scale is not None:
+        ERR.print(printable(f"--on {on}: not used, since the activation scale is known"), soft_wrap=True)
+        return None
+    return measured(info, measure_on(sae, on, measuring, {sae: info}).harvest).model_dump(mode="json")
+
+
 def _rows(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     unknown = "the file does not say"
     yield "SAE", facts["sae"]
     if facts["path"] != facts["sae"]:
         yield "folder", facts["path"]
-    yield "on disk", f"{facts['bytes']:,} bytes, {facts['dtype']}, sha256 {facts['sha256']}"
+    form = f"{facts['format']}, {facts['bytes']:,} bytes, {facts['dtype']}, sha256 {facts['sha256']}"
+    yield "on disk", form
+    if facts["licence"] is not None:
+        yield "licence", facts["licence"]
     trained = facts["trained_as"]
     yield "architecture", facts["architecture"] + (f", as sae_lens saves a trained {trained}" if trained else "")
     yield "features", f"{facts['d_sae']:,} = {facts['expansion']:g} × {facts['d_model']:,}"
@@ -53,9 +83,9 @@ def _rows(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "hook layer", unknown if layer is None else f"{layer}" + (f" ({hook})" if hook else "")
     digest = facts["model_hash"]
     yield "model", (facts["model_name"] or unknown) + (f", hash {digest}" if digest else "")
-    where = {None: "no scale", "no": "a scale that is not folded and unknown: curate sae fold estimates it"}
-    scale = where.get(facts["folded"], f"scale {facts['activation_scale']}, folded {facts['folded']}")
-    yield "normalisation", f"{facts['normalize_activations']}; {scale}"
+    yield "normalisation", f"{facts['normalize_activations']}; {_scale(facts)}"
+    units = "normalised to norm √d" if facts["units"] == "normalised" else "raw, of the residual stream"
+    yield "activations", f"{units}; active above {facts['default_delta']:g} by default"
     if facts["l0"] is not None:
         yield "L0 in training", str(facts["l0"])
     if facts["dead_features"] is not None:
@@ -63,6 +93,21 @@ def _rows(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "sae_lens", str(facts["sae_lens_version"] or unknown)
     if facts["training"]:
         yield "training", ", ".join(f"{name} {value}" for name, value in facts["training"].items())
+
+
+def _scale(facts: dict[str, Any]) -> str:
+    reading = facts["reading"]
+    if reading is not None:
+        from curate.sae.reading import Reading
+
+        found = Reading.model_validate(reading)
+        how = "folded into the weights" if found.taken == "folded" else "not folded"
+        return f"scale {how}, as measured: {found.figures}"
+    if facts["folded"] == "open":
+        return (
+            f"open whether the scale is folded into the weights; curate sae info {facts['sae']} --on MODEL measures it"
+        )
+    return "no scale" if facts["folded"] is None else f"scale {facts['activation_scale']}, folded {facts['folded']}"
 
 
 def _range(values: list[float]) -> str:

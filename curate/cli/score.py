@@ -62,8 +62,8 @@ def score(
     sae: Annotated[
         str | None,
         typer.Option(
-            help="SAE trained on that model: a sae_lens folder, or RELEASE:SAE_ID. Must be named for all but the "
-            "demo, here, in curate.toml or in CURATE_SCORE_SAE.",
+            help="SAE to score with: a folder, a name that `curate saes` lists, RELEASE:SAE_ID of sae_lens, or "
+            "OWNER/REPO/FOLDER@REVISION on the hub. By default the one known for the model.",
             rich_help_panel=MODEL,
         ),
     ] = None,
@@ -73,7 +73,15 @@ def score(
     ] = None,
     allow_model_mismatch: Annotated[
         bool,
-        typer.Option("--allow-model-mismatch", help="Score though the SAE names another model.", rich_help_panel=MODEL),
+        typer.Option("--allow-model-mismatch", help="Accept an SAE trained on another model.", rich_help_panel=MODEL),
+    ] = False,
+    allow_poor_fit: Annotated[
+        bool,
+        typer.Option(
+            "--allow-poor-fit",
+            help="Score even if the SAE reconstructs the data worse than their mean does.",
+            rich_help_panel=MODEL,
+        ),
     ] = False,
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
@@ -97,8 +105,14 @@ def score(
         ),
     ] = "prompt+chosen",
     delta: Annotated[
-        float, typer.Option(help="Activation bound: a feature is active above it.", rich_help_panel=METRICS)
-    ] = 1.0,
+        str,
+        typer.Option(
+            metavar="NUMBER|auto",
+            help="Activation bound: a feature is active above it. auto is 1 for an SAE in normalised units, as "
+            "published, and 0 for one with a threshold of its own in raw units.",
+            rich_help_panel=METRICS,
+        ),
+    ] = "auto",
     cosine_over: Annotated[
         Literal["cooccurring", "active"],
         typer.Option(help="Features that cosine sums over: published code, or paper's text.", rich_help_panel=METRICS),
@@ -206,9 +220,9 @@ def score(
 ) -> None:
     """Score every sample of a data set and write a ranked manifest.
 
-    Without options it scores the demo data with the demo model and dictionary, in under a minute.
-    A configured team says `curate score --dataset align-anything`. A run that was cut off, however it was,
-    goes on with `curate score --resume RUN`, and ends with the same bytes.
+    Without options it scores the demo data with the demo model and SAE, in under a minute.
+    `curate score --dataset align-anything` takes the default model and the SAE published for it. A run that was cut
+    off, however it was, resumes with `curate score --resume RUN`, and ends with the same bytes.
     """
     from curate.pipeline.job import ScoreJob
 
@@ -335,6 +349,8 @@ def summarize(run: Any, record: Any) -> None:
     from curate.cli.console import OUT, printable
 
     counts = record.counts
+    for warning in record.warnings:
+        OUT.print("[yellow]warning:[/yellow]", printable(warning), soft_wrap=True)
     OUT.print(
         f"{counts.scored:,} scored + {counts.quarantined:,} quarantined = {counts.read:,} read, "
         f"in {sum(record.timings.values()):.0f} s"
@@ -342,6 +358,8 @@ def summarize(run: Any, record: Any) -> None:
     if counts.quarantined:
         reasons = ", ".join(f"{count:,} {name}" for name, count in sorted(counts.quarantined_by_error.items()))
         OUT.print(f"quarantined: {reasons}")
+    if record.sae is not None and record.sae.samples:
+        OUT.print(f"the SAE explains {record.sae.summary}, in {record.sae.samples:,} samples", soft_wrap=True)
     if counts.features_without_weight:
         OUT.print(
             f"{counts.features_without_weight:,} of {counts.features:,} features have no weight and add 0 to cosine"

@@ -39,15 +39,15 @@ Model = Annotated[
 SAE = Annotated[
     str | None,
     typer.Option(
-        help="SAE trained on that model: a sae_lens folder, or RELEASE:SAE_ID. The demo model has its own.",
+        help="SAE to look through, named as in `curate score`. By default the one known for the model.",
         rich_help_panel=MODEL,
     ),
 ]
 SAEs = Annotated[
     list[str] | None,
     typer.Option(
-        help="SAE trained on that model: a sae_lens folder, or RELEASE:SAE_ID. Given several times, SAEs of the same "
-        "or of different layers are read from one pass of the model. The demo model has its own.",
+        help="SAE to look through, named as in `curate score`; by default the one known for the model. Several, of the "
+        "same or of different layers, are read from one pass of the model.",
         rich_help_panel=MODEL,
         show_default=False,
     ),

@@ -190,6 +190,8 @@ def run_job(job: Any, json: bool = False, overwrite: bool = False) -> None:
     else:
         for method in job.methods:
             _print_table(record, method)
+        if record.published:
+            _print_published(record.published)
         for sentence in record.findings:
             OUT.print("-", printable(sentence), soft_wrap=True)
         for what in ("sweep.json", "sweep.csv", "figure7.png", *(["figure8.png"] if job.model_score else [])):
@@ -226,3 +228,24 @@ def _print_table(record: Any, method: str) -> None:
 def _shown(mean: Any) -> str:
     error = "" if mean.standard_error is None else f"±{mean.standard_error:.1f}"
     return f"{mean.mean:.1f}{error}"
+
+
+def _print_published(comparisons: Any) -> None:
+    """The paper's figures and this sweep's, each also over the score of all data."""
+    from rich.table import Table
+
+    from curate.cli.console import OUT, printable
+
+    first = comparisons[0]
+    OUT.print(printable(f"published: {first.source}, on {first.bench}"), style="bold", soft_wrap=True)
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for name in ("method", "metric"):
+        table.add_column(name, no_wrap=True)
+    for name in ("ratio", "published", "of all data", "here", "of all data"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for each in comparisons:
+        here = "-" if each.here is None else f"{each.here:.2f}"
+        share = "-" if each.here_percent_of_all_data is None else f"{each.here_percent_of_all_data:.0f}%"
+        published = (f"{each.ratio:g}", f"{each.score:.2f}", f"{each.percent_of_all_data:g}%")
+        table.add_row(each.method, each.metric, *published, here, share)
+    OUT.print(table)

@@ -12,6 +12,7 @@ from curate.datasets.demo import demo_row
 from curate.datasets.labelled import LabelledSpec, open_labelled
 from curate.demo import MODEL, SAE
 from curate.errors import ConfigurationError
+from curate.storage import follow_umask
 
 _ROWS_PER_GROUP = 100
 SHAPES = 80
@@ -82,3 +83,4 @@ def write_text_model(folder: Path) -> None:
     tokenizer = json.loads((MODEL / "tokenizer_config.json").read_text())
     tokenizer.pop("processor_class")
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer | {"chat_template": _TEXT_TEMPLATE}, indent=2))
+    follow_umask(folder)

@@ -13,7 +13,7 @@ from curate.demo import HOOK_LAYER
 from curate.models import inspect_model
 from curate.models.family import ModelInfo
 from curate.models.packing import pack
-from curate.sae.dictionary import inspect_dictionary, load_dictionary
+from curate.sae.load import inspect_dictionary, load_dictionary
 from curate.sample import Sample
 from curate.scoring.prepare import Prepared, prepare, token_batches
 

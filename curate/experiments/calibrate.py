@@ -24,7 +24,7 @@ from curate.experiments.records import CALIBRATION as RECORD
 from curate.manifest.atomic import write_batches, write_text
 from curate.manifest.inputs import INPUTS_FILE, RunInputs, own_files, read_inputs, versions, write_inputs
 from curate.manifest.lock import LOCK, locked
-from curate.manifest.record import MANIFEST, RunRecord
+from curate.manifest.record import MANIFEST, RunRecord, SAERecord
 from curate.manifest.verify import read_tables
 from curate.metrics import METRICS
 from curate.pipeline.job import ScoreJob, agreeing, inside
@@ -137,7 +137,7 @@ def calibrate(the_plan: CalibratePlan, report: Report, overwrite: bool = False) 
         counts = _samples(the_plan, output / SAMPLES, report)
         original = _scored(job, ORIGINAL, None, report)
         weights = f"{job.output}/{ORIGINAL}" if job.score.parameters.needs_weights else None
-        damaged = _scored(job, DAMAGED, weights, report)
+        damaged = _scored(job, DAMAGED, weights, report, original.sae)
         found = list(_compare(job, output, original.metrics))
         record = Calibration(
             version=__version__,
@@ -270,15 +270,22 @@ def _parts(sample: Sample) -> dict[str, Any]:
     return {**texts, "image": png.getvalue()}
 
 
-def _scored(job: CalibrateJob, name: str, weights: str | None, report: Report) -> RunRecord:
-    """A table scored as the job says; images were resized when they were read. What fails is counted, and left out."""
+def _scored(
+    job: CalibrateJob, name: str, weights: str | None, report: Report, sae: SAERecord | None = None
+) -> RunRecord:
+    """A table scored as the job says; images were resized when they were read. What fails is counted and skipped.
+
+    Args:
+        sae: how the SAE is read; damaged samples say nothing about its scale or its fit.
+    """
     update = {
         "output": f"{job.output}/{name}",
         "dataset": DatasetSpec(name=f"{job.output}/{SAMPLES}/{name}.parquet"),
         "max_error_rate": 1.0,
         "weights": weights or job.score.weights,
     }
-    return score(job.score.model_copy(update=update), report, lambda plan, done: None, go_on="the same command")
+    scored = job.score.model_copy(update=update)
+    return score(scored, report, lambda plan, done: None, go_on="the same command", sae=sae)
 
 
 def _compare(job: CalibrateJob, output: UPath, metrics: Sequence[str]) -> Iterator[Found]:

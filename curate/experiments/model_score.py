@@ -1,5 +1,6 @@
 """The quantity of the SAE-V paper's Figure 8: the mean feature weight of a tuned model, by its base model's SAE."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from curate.datasets import open_dataset
@@ -7,9 +8,9 @@ from curate.errors import DataError
 from curate.harvest.job import device_and_dtype
 from curate.manifest.record import RunRecord
 from curate.models import ModelSpec
+from curate.pipeline.first_pass import weight_dataset
 from curate.pipeline.job import ScoreJob, agreeing
-from curate.pipeline.weights import weight_dataset
-from curate.sae.dictionary import load_dictionary
+from curate.sae.load import load_dictionary
 from curate.scoring.prepare import Prepared, prepare
 from curate.scoring.weights_pass import WeightsPass
 
@@ -34,6 +35,8 @@ def model_score(model: ModelSpec, run: RunRecord, samples: int) -> ModelScore:
     """
     job = ScoreJob.model_validate(run.arguments).model_copy(update={"model": model, "allow_model_mismatch": True})
     parameters, (info, sae, layer, _) = job.parameters, agreeing(job)
+    if sae.scale is None and run.sae is not None:
+        sae = replace(sae, scale=run.sae.scale)
     device, dtype = device_and_dtype(model)
     dataset = weight_dataset(open_dataset(job.dataset), samples, parameters.seed)
     cut = info.family.load_model(info, layer, dtype, device)

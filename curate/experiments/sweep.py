@@ -7,6 +7,7 @@ from typing import Any
 
 from curate.errors import ConfigurationError
 from curate.evaluation.judge import check_judge
+from curate.experiments.published import comparisons
 from curate.experiments.records import SWEEP as RECORD
 from curate.experiments.sweep_cells import SELECTIONS, Cells, places
 from curate.experiments.sweep_job import BASE, CELLS, RUN, SweepJob, SweepPlan
@@ -60,6 +61,12 @@ def sweep(the_plan: SweepPlan, report: Report, overwrite: bool = False) -> Sweep
             means=found,
             correlations=correlated,
             findings=findings(cells_of.whole.get(BASE), found, correlated),
+            published=comparisons(
+                job.model.name,
+                the_plan.dataset.name,
+                job.evaluation.bench,
+                {(each.method, each.metric, each.ratio): each.mean for each in found},
+            ),
             seconds=round(time.monotonic() - begun, 3),
         )
         _write(output, record)

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from curate.datasets import DEMO
+from curate.datasets import DEMO, DatasetSpec
 from curate.errors import ConfigurationError
 from curate.evaluation.job import EvaluateJob, EvaluatePlan, Generation
 from curate.evaluation.job import plan as plan_evaluation
@@ -21,7 +21,7 @@ from curate.pipeline.job import plan as plan_scoring
 from curate.pipeline.resources import cluster_address
 from curate.scoring.parameters import REJECTED
 from curate.storage import LocalFolder, Location, absolute, location
-from curate.training.job import FAMILIES, Method, TrainJob, TuningParameters, check_counts
+from curate.training.job import Method, TrainJob, TuningParameters, check_counts, check_family
 
 RUN, CELLS, BASE, EVALUATION = "run", "cells", "base", "evaluation"
 FULL, RANDOM = "full", "random"
@@ -204,12 +204,16 @@ class SweepPlan:
     Attributes:
         run: the record of the run to select from, if it is there.
         base: the evaluation of the model that is tuned.
+        dataset: what is scored, or was.
+        samples: how many there are to select from, at most.
         on_gpu: whether trainings and evaluations take a GPU each.
     """
 
     job: SweepJob
     run: RunRecord | None
     base: EvaluatePlan
+    dataset: DatasetSpec
+    samples: int
     on_gpu: bool
 
     @property
@@ -230,10 +234,7 @@ def plan(job: SweepJob) -> SweepPlan:
     base = plan_evaluation(job.evaluation)
     candidate = base.candidate
     assert isinstance(candidate, Generation)  # no answers, validated
-    if (kind := candidate.model.family.model_type) not in FAMILIES:
-        raise ConfigurationError(
-            f"--model {job.model.name}: its type is {kind}; curate trains {' and '.join(FAMILIES)}"
-        )
+    check_family(job.model.name, candidate.model, job.training)
     record = None
     if job.run is not None:
         record = read_record(location(job.run))
@@ -243,14 +244,14 @@ def plan(job: SweepJob) -> SweepPlan:
             )
         if other := [name for name in job.metrics if name not in record.metrics]:
             raise ConfigurationError(f"--metric {', '.join(other)}: {job.run} has {', '.join(record.metrics)}")
-        n_rows = record.counts.scored
+        n_rows, spec = record.counts.scored, DatasetSpec.model_validate(record.arguments["dataset"])
     else:
         assert job.score is not None  # validated: there is no run
-        n_rows = len(plan_scoring(job.score).dataset)
+        n_rows, spec = len(plan_scoring(job.score).dataset), job.score.dataset
     smallest = job.ratios[0]
     check_counts(job.training, job.workers, round(smallest * n_rows), f"--ratios {smallest}: the selection")
     cluster = cluster_address(job.address)
     on_gpu = candidate.device == "cuda"
     if cluster is not None and job.model.device == "auto":
         on_gpu = cluster_has_gpus(cluster)
-    return SweepPlan(job, record, base, on_gpu)
+    return SweepPlan(job, record, base, spec, n_rows, on_gpu)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy.stats import pearsonr, spearmanr, ttest_ind
 
 from curate import __version__
+from curate.experiments.published import Comparison
 from curate.experiments.sweep_job import FULL, RANDOM
 from curate.training.job import Method
 
@@ -90,6 +91,9 @@ class SweepRecord(_Record):
     means: tuple[Mean, ...]
     correlations: tuple[Correlation, ...]
     findings: tuple[str, ...]
+    published: tuple[Comparison, ...] = Field(
+        default=(), description="the SAE-V paper's figures of this model and data set, beside this sweep's"
+    )
     seconds: float = Field(description="of the last session")
 
     @property

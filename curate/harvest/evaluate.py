@@ -18,19 +18,18 @@ from curate.errors import ConfigurationError, DataError, NonFinite, RunStopped
 from curate.harvest.activations import Harvest, Piece, blocks, chunks, learned_from
 from curate.harvest.compare import Compared, compare, draw, training_facts
 from curate.harvest.evaluate_job import PICTURE, RESULT, EvaluatePlan, SAEEvaluateJob
+from curate.harvest.reading import first_states
 from curate.manifest.atomic import write_text
 from curate.manifest.rows import QuarantineRow
 from curate.models.family import ModelInfo, WholeModel
 from curate.sae.decoder import Decoder, load_decoder
-from curate.sae.dictionary import Dictionary, DictionaryInfo, load_dictionary
-from curate.sae.quality import Modality, Quality, Reconstruction, loss_recovered, text_loss
-from curate.sae.scale import estimate_scale
+from curate.sae.dictionary import Dictionary, DictionaryInfo
+from curate.sae.load import load_dictionary
+from curate.sae.quality import Modality, Quality, Reconstruction, loss_recovered, reconstruct, text_loss
+from curate.sae.reading import measure_reading
 from curate.scoring.memory import is_out_of_memory
 from curate.scoring.prepare import quarantined
 from curate.storage import location
-
-# Activations held at once: tokens × d_sae. 64 MiB in float32, whatever the dictionary.
-CHUNK_ELEMENTS = 2**24
 
 READERS = 2
 
@@ -119,15 +118,8 @@ class _Judged:
     def reconstruct(
         self, hidden: Float[Tensor, "tokens d_model"], is_image: Bool[Tensor, " tokens"]
     ) -> Float[Tensor, "tokens d_model"]:
-        """The reconstruction, taken into the quality's sums; activations are held of a chunk at a time."""
-        hidden, is_image = hidden.to(self.dictionary.weight.device), is_image.to(self.dictionary.weight.device)
-        parts = [hidden.float()[:0]]
-        step = max(1, CHUNK_ELEMENTS // self.dictionary.d_sae)
-        for states, of_images in zip(hidden.split(step), is_image.split(step), strict=True):
-            z = self.dictionary.encode(states)
-            parts.append(self.decoder.decode(z, states))
-            self.quality.add(states, parts[-1], z, of_images)
-        return torch.cat(parts)
+        """The reconstruction, taken into the quality's sums."""
+        return reconstruct(self.dictionary, self.decoder, hidden, is_image, self.quality)
 
 
 @dataclass
@@ -223,15 +215,15 @@ def _judge(the_plan: EvaluatePlan, harvest: Harvest, names: Sequence[str], done:
     job = the_plan.job
     bos_token_id = harvest.load_builder().bos_token_id
     infos = {name: the_plan.saes[name] for name in names}
-    scale = None
-    if any(info.scale is None for info in infos.values()):
-        scale = estimate_scale(_hidden_states(harvest, bos_token_id, done))
+    # Those whose scale is open are all tried on the same hidden states.
+    first = first_states(harvest) if any(info.scale is None for info in infos.values()) else None
     judged = []
     for name, info in infos.items():
         notes = [*info.notes, *_notes(info, harvest.model, job.dataset, the_plan.dataset_sha256)]
-        if info.scale is None and scale is not None:
-            info = replace(info, scale=scale)
-            notes.append(f"its activation scale was estimated on these very hidden states: {scale:.6g}")
+        if info.scale is None and first is not None:
+            reading = measure_reading(info, *first)
+            info = replace(info, scale=reading.scale)
+            notes.append(reading.note)
         dictionary, decoder = load_dictionary(info, harvest.device), load_decoder(info, harvest.device)
         quality = Quality(info.d_model, info.d_sae, harvest.device, job.delta)
         judged.append(_Judged(name, info, dictionary, decoder, quality, tuple(notes)))
@@ -303,12 +295,6 @@ def _chunks(
             left_out += chunk.left_out
             yield chunk.hidden, chunk.is_image
         done.add(_rows(harvest, block.ordinal), sum(map(len, block.pieces)))
-
-
-def _hidden_states(
-    harvest: Harvest, bos_token_id: int | None, done: _Progress
-) -> Iterator[Float[Tensor, "tokens d_model"]]:
-    return (hidden for hidden, _ in _chunks(harvest, bos_token_id, done, []))
 
 
 def _splice(

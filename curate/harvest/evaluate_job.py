@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -15,7 +16,8 @@ from curate.harvest.activations import Harvest
 from curate.harvest.job import device_and_dtype
 from curate.models import ModelSpec, inspect_model
 from curate.models.family import ModelInfo
-from curate.sae.dictionary import DictionaryInfo, inspect_dictionary
+from curate.sae.dictionary import DictionaryInfo
+from curate.sae.load import inspect_dictionary
 from curate.storage import Location, absolute, absolute_if_there
 
 ROWS = 200
@@ -31,7 +33,7 @@ class SAEEvaluateJob(BaseModel):
 
     kind: Literal["sae-evaluate"] = "sae-evaluate"
     saes: tuple[str, ...] = Field(
-        default=(DEMO,), min_length=1, description="each a sae_lens folder, or RELEASE:SAE_ID; or demo"
+        default=(DEMO,), min_length=1, description="SAEs, each a folder or another name of one; or demo"
     )
     models: tuple[ModelSpec, ...] = Field(
         default=(), validate_default=True, description="models to judge them on; with the demo SAE alone, demo"
@@ -110,20 +112,22 @@ class EvaluatePlan:
 
     @property
     def rows(self) -> int:
-        """Rows to go through, over all passes; an unknown scale takes a pass of its own."""
-        estimates = sum(any(self.saes[name].scale is None for name in names) for _, names in self.passes)
-        return len(self.corpus) * (len(self.passes) + estimates)
+        """Rows to go through, over all passes."""
+        return len(self.corpus) * len(self.passes)
 
 
-def plan(job: SAEEvaluateJob) -> EvaluatePlan:
+def plan(job: SAEEvaluateJob, known: Mapping[str, DictionaryInfo] = MappingProxyType({})) -> EvaluatePlan:
     """Open the data, look at models and dictionaries, and check that they fit; loads no weights.
+
+    Args:
+        known: what SAEs are, by name, that were looked at before.
 
     Raises:
         ConfigurationError: something cannot work; the message says what to do.
         DataError: data cannot be read, or the hub cannot be reached.
     """
     corpus = open_corpus(job.dataset)
-    saes = {name: inspect_dictionary(demo.resolve(name, demo.SAE)) for name in job.saes}
+    saes = {name: known.get(name) or inspect_dictionary(demo.resolve(name, demo.SAE)) for name in job.saes}
     passes = []
     for spec in job.models:
         model = inspect_model(demo.resolve(spec.name, demo.MODEL))

@@ -1,134 +1,94 @@
-"""Old dictionaries whose activation scale is neither folded into their weights nor written anywhere."""
+"""An SAE's open activation scale settled on a model: measured whether it is folded, and estimated if it is not."""
 
-import json
-import os
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from importlib.metadata import version
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
+import torch
 from jaxtyping import Float
-from safetensors.torch import save_file
 from torch import Tensor
 
 from curate.errors import ConfigurationError
-from curate.harvest.activations import Harvest, blocks, chunks
-from curate.sae.decoder import decoder_norms, decoder_weight
-from curate.sae.dictionary import CONFIG_FILE, UNFOLDED, WEIGHTS_FILE, DictionaryInfo, open_weights
+from curate.harvest.activations import Harvest
+from curate.harvest.reading import all_chunks
+from curate.sae.copy import with_layer
+from curate.sae.dictionary import DictionaryInfo
+from curate.sae.formats.sae_lens import OPEN
+from curate.sae.reading import Reading
 from curate.sae.scale import estimate_scale
 
-READERS = 2
-# Tensors of d_sae numbers. Activations keep their units when a scale is folded, so these stay as they are.
-FEATURE_TENSORS = {
-    "standard": ("b_enc",),
-    "topk": ("b_enc",),
-    "jumprelu": ("b_enc", "threshold"),
-    "gated": ("b_gate", "b_mag", "r_mag"),
-}
+
+@dataclass(frozen=True)
+class Settled:
+    """An SAE whose scale is known now.
+
+    Attributes:
+        info: with its scale.
+        facts: what its copy's metadata say of it.
+    """
+
+    info: DictionaryInfo
+    reading: Reading
+    facts: Mapping[str, object]
 
 
-def hidden_states(harvest: Harvest) -> Iterator[Float[Tensor, "tokens d_model"]]:
-    """All that a harvest gives in one epoch."""
-    model, bos_token_id = harvest.load_model(), harvest.load_builder().bos_token_id
-    for block in blocks(harvest, 0, READERS, harvest.n_blocks):
-        for chunk in chunks(harvest, model, block, bos_token_id):
-            yield chunk.hidden
-
-
-def check_foldable(info: DictionaryInfo, output: Path) -> None:
-    """Before any work.
+def check_open(info: DictionaryInfo) -> None:
+    """Check that there is a scale to find out.
 
     Raises:
-        ConfigurationError: there is nothing to fold, or the output folder holds something.
+        ConfigurationError: it is known.
     """
-    if info.scale is not None:
-        normalize = info.config["normalize_activations"]
+    if info.scale is None:
+        return
+    normalize = info.config["normalize_activations"]
+    raise ConfigurationError(
+        f"{info.name}: its activation scale {info.scale:.6g} is known, and folded in whenever it is loaded; to write a "
+        f"copy that has it in its weights: curate sae import {info.name} --output DIR"
+        if normalize == OPEN or info.scale != 1
+        else f"{info.name}: there is no scale to fold, normalize_activations is {normalize}"
+    )
+
+
+def check_unfolded(info: DictionaryInfo, reading: Reading) -> None:
+    """Check that a scale is not folded twice.
+
+    Raises:
+        ConfigurationError: it is folded already.
+    """
+    if reading.taken == "folded":
         raise ConfigurationError(
-            f"the SAE in {info.path}: its activation scale {info.scale:.6g} is known and folded whenever it is loaded"
-            if normalize == UNFOLDED
-            else f"the SAE in {info.path}: there is no scale to fold, normalize_activations is {normalize}"
+            f"{info.name}: its activation scale is folded into its weights already ({reading.figures}); to write a "
+            f"copy that says so: curate sae import {info.name} --on MODEL --output DIR"
         )
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ConfigurationError(f"--output {output} exists and is not an empty folder; choose another")
 
 
-def fold(
-    info: DictionaryInfo,
-    hidden: Iterable[Float[Tensor, "tokens d_model"]],
-    output: Path,
-    estimated_from: Mapping[str, object],
-) -> float:
-    """Estimate a dictionary's activation scale and write a copy with it folded into the weights, in float32.
-
-    The copy has sae_lens's newest format, and its metadata all that the old config said, `activation_scale`, and
-    `activation_scale_estimated_from`: `estimated_from` and the number of tokens.
+def settle(info: DictionaryInfo, reading: Reading, harvest: Harvest, source: Mapping[str, object]) -> Settled:
+    """Take the reading that was measured; where it is unfolded, estimate the scale over all rows.
 
     Args:
-        hidden: of the model that the dictionary is to be used with, at its hook layer, as `estimate_scale` takes them.
+        source: model and data of the harvest, for the record.
+    """
+    info = with_layer(info, harvest.hook_layer)
+    facts: dict[str, object] = {"activation_scale_reading": {**source, **reading.model_dump(mode="json")}}
+    if reading.taken == "folded":
+        return Settled(replace(info, scale=1.0), reading, facts)
+    scale, tokens = estimated(harvest)
+    facts |= {"activation_scale": scale, "activation_scale_estimated_from": {**source, "tokens": tokens}}
+    return Settled(replace(info, scale=scale), reading, facts)
 
-    Returns:
-        the estimate.
+
+@torch.inference_mode()
+def estimated(harvest: Harvest) -> tuple[float, int]:
+    """The activation scale over all rows of a harvest, and how many tokens that were.
 
     Raises:
-        ConfigurationError: as `check_foldable`, `estimate_scale` and `load_decoder`, or the folder cannot be written.
+        ConfigurationError: as `estimate_scale`.
     """
-    check_foldable(info, output)
     tokens = 0
 
-    def counted() -> Iterator[Tensor]:
+    def counted() -> Iterator[Float[Tensor, "tokens d_model"]]:
         nonlocal tokens
-        for chunk in hidden:
-            tokens += len(chunk)
-            yield chunk
+        for _, chunk in all_chunks(harvest):
+            tokens += len(chunk.hidden)
+            yield chunk.hidden
 
-    scale = estimate_scale(counted())
-    facts = {"activation_scale": scale, "activation_scale_estimated_from": {**estimated_from, "tokens": tokens}}
-    tensors = _folded(info, scale)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
-        temporary.mkdir(parents=True)
-        save_file(tensors, temporary / WEIGHTS_FILE)
-        (temporary / CONFIG_FILE).write_text(json.dumps(_config(info, facts)))
-        temporary.replace(output)
-    except OSError as error:
-        raise ConfigurationError(f"--output {output} cannot be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return scale
-
-
-def _folded(info: DictionaryInfo, scale: float) -> dict[str, Tensor]:
-    tensor = open_weights(info)
-    decoder = decoder_weight(info, tensor)
-    tensors = {name: tensor(name, info.d_sae) for name in FEATURE_TENSORS[info.architecture]}
-    tensors["W_enc"] = tensor("W_enc", info.d_model, info.d_sae) * scale
-    if _rescaled(info):
-        # With decoder norms left in the encoder's formula, their change would change the units of activations.
-        norms = decoder_norms(tensor("W_dec", info.d_sae, info.d_model))
-        decoder = decoder / norms[:, None]
-        tensors["W_enc"] *= norms
-        tensors["b_enc"] *= norms
-    return {**tensors, "W_dec": decoder / scale, "b_dec": tensor("b_dec", info.d_model) / scale}
-
-
-def _rescaled(info: DictionaryInfo) -> bool:
-    return info.architecture == "topk" and bool(info.config.get("rescale_acts_by_decoder_norm", False))
-
-
-def _config(info: DictionaryInfo, facts: Mapping[str, object]) -> dict[str, object]:
-    config = {
-        "architecture": info.architecture,
-        "d_in": info.d_model,
-        "d_sae": info.d_sae,
-        "dtype": "float32",
-        "device": "cpu",
-        "apply_b_dec_to_input": info.config.get("apply_b_dec_to_input", True),
-        "normalize_activations": "none",
-        "reshape_activations": "none",
-    }
-    if info.architecture == "topk":
-        config |= {"k": info.k, "rescale_acts_by_decoder_norm": False}
-    done = (*config, "finetuning_scaling_factor", "metadata")
-    told = {key: value for key, value in info.config.items() if key not in done}
-    # sae_lens takes a config without its version for an old one, and drops its metadata.
-    return {**config, "metadata": {**told, **info.metadata, **facts, "sae_lens_version": version("sae_lens")}}
+    return estimate_scale(counted()), tokens

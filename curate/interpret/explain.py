@@ -156,10 +156,10 @@ def explain(lens: Lens, sample: Sample, metric: str, manifest_score: float | Non
     features = features[added[features].argsort(descending=True, stable=True)]
     z = activations_of(dictionary, hidden, features.tolist()).cpu()
     patches = lens.builder.patches(sample.image)
-    fires = z > (0.0 if metric == "l0" else parameters.delta)
+    fires = z > (0.0 if metric == "l0" else parameters.bound)
     if metric == "l0":
         fires[0] = False  # which it leaves out
-    activity, delta = evidence.activity, parameters.delta
+    activity, delta = evidence.activity, parameters.bound
     on_text, on_image = activity.text > delta, activity.image > delta
     return Explained(
         Explanation(
@@ -296,7 +296,7 @@ def _added(
     if metric == "cosine":
         return contributions(evidence)
     if metric == "cooccurrence":
-        return cooccurring(evidence.activity, evidence.parameters.delta).double()
+        return cooccurring(evidence.activity, evidence.parameters.bound).double()
     counts = _counts(dictionary, hidden, [(~is_image).nonzero()[:, 0], is_image.nonzero()[:, 0]])
     return counts.double() / max(1, len(hidden) - 1)
 

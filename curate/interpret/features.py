@@ -15,7 +15,7 @@ from scipy import sparse
 from curate.datasets.labelled import LabelledImages, open_labelled
 from curate.errors import ConfigurationError
 from curate.interpret.pooling import Pooling, Tokens, pooled_images
-from curate.interpret.study import LeftOut, ManySAEsJob, Report, Subject, look_at, study_folder
+from curate.interpret.study import LeftOut, ManySAEsJob, Report, Subject, look_at, study_folder, with_scales
 from curate.manifest.atomic import write_text
 from curate.manifest.inputs import versions
 from curate.storage import location
@@ -155,6 +155,8 @@ def features(the_plan: FeaturesPlan, report: Report, overwrite: bool = False) ->
     }
     ours = {RECORD, SHARDS, *(f"{PICTURE}-{number}.png" for number in range(MOST_SAES))}
     with study_folder(job, decides, ours, overwrite, "list of features") as output:
+        the_plan = the_plan._replace(subject=with_scales(the_plan.subject, the_plan.images))
+        subject = the_plan.subject
         found = pooled_images(subject, images, job.poolings, job.tokens, output / SHARDS, report)
         labels = np.array([images.labels[place] for place in found.places])
         most = most_images(job.clean, labels)

@@ -1,7 +1,7 @@
 """A model and a dictionary, loaded, to look at samples through: those of a run, or any."""
 
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from upath import UPath
@@ -13,7 +13,8 @@ from curate.manifest.record import WEIGHTS_FOLDER, RunRecord, read_record
 from curate.manifest.weights import WEIGHTS_FILE, given_weights
 from curate.models import ModelSpec
 from curate.models.family import InputBuilder
-from curate.sae.dictionary import load_dictionary
+from curate.sae.dictionary import known_scale
+from curate.sae.load import load_dictionary
 from curate.sample import Sample
 from curate.scoring.pair import agree
 from curate.scoring.parameters import ScoringParameters
@@ -68,13 +69,20 @@ def open_lens(
         raise ConfigurationError(
             f"{model.name} or {sae} is no longer what {of_run['run']} was scored with (hashes differ from run.json's)"
         )
+    sae_info, parameters = pair.sae, parameters.settled(pair.sae.default_delta)
     device, dtype = device_and_dtype(model)
-    weight = None
+    weight = measured = None
     if weights is not None:
         hashes = {"model_sha256": pair.model.sha256, "sae_sha256": pair.sae.sha256}
-        weight = given_weights(weights, hook_layer=pair.hook_layer, **hashes)[0].to(device)
+        weight, of_weights = given_weights(weights, hook_layer=pair.hook_layer, **hashes)
+        weight, measured = weight.to(device), of_weights.sae_scale
+    elif record is not None and record.sae is not None:
+        measured = record.sae.scale
+    if sae_info.scale is None:
+        sae_info = replace(sae_info, scale=measured)
+    known_scale(sae_info)
     cut = pair.model.family.load_model(pair.model, pair.hook_layer, dtype, device)
-    scorer = Scorer(cut, load_dictionary(pair.sae, device), parameters, weight)
+    scorer = Scorer(cut, load_dictionary(sae_info, device), parameters, weight)
     return Lens(scorer, pair.model.family.load_builder(pair.model), pair.hook_layer, pair.notes, **of_run)
 
 

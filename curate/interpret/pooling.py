@@ -23,7 +23,8 @@ from curate.harvest.activations import learned_from
 from curate.interpret.study import LeftOut, Report, Subject
 from curate.manifest.atomic import write_atomically
 from curate.models.packing import pack
-from curate.sae.dictionary import Dictionary, load_dictionary
+from curate.sae.dictionary import Dictionary
+from curate.sae.load import load_dictionary
 from curate.scoring.memory import is_out_of_memory
 from curate.storage import location
 

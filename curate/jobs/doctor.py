@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 from pydantic import ValidationError
+from rich.filesize import decimal
 
 from curate.errors import ConfigurationError, first_line
 from curate.evaluation.job import EvaluateJob, Generation
@@ -11,6 +13,7 @@ from curate.evaluation.job import EvaluatePlan as BenchPlan
 from curate.evaluation.job import plan as plan_bench
 from curate.experiments.calibrate import CalibrateJob, CalibratePlan
 from curate.experiments.calibrate import plan as plan_calibration
+from curate.experiments.sweep_cost import Cost, assumptions, cost
 from curate.experiments.sweep_job import SweepJob, SweepPlan, n_trainings
 from curate.experiments.sweep_job import plan as plan_sweep
 from curate.harvest.evaluate_job import EvaluatePlan, SAEEvaluateJob
@@ -30,29 +33,33 @@ from curate.jobs.pipeline import PipelineJob, references
 from curate.manifest.ledger import read_ledger
 from curate.manifest.select import Choice, SelectJob, choose
 from curate.pipeline.job import ScoreJob
-from curate.pipeline.preflight import Finding, storage, tried
+from curate.pipeline.preflight import Finding, looked, storage, tried
 from curate.pipeline.preflight import examine as examine_score
 from curate.pipeline.retry import RetryJob, score_job
+from curate.pipeline.trial import Limits
 from curate.storage import location
-from curate.training.job import TrainJob
+from curate.training.job import TrainJob, free_bytes
 from curate.training.job import TrainPlan as TuningPlan
 from curate.training.job import plan as plan_tuning
 
 
-def examine(job: Job, price: float | None = None, overwrite: bool = False) -> Iterator[Finding]:
+def examine(
+    job: Job, price: float | None = None, overwrite: bool = False, limits: Limits = Limits()
+) -> Iterator[Finding]:
     """Try all that the job rests on, and say how long it takes.
 
     Args:
         price: of a GPU hour.
         overwrite: whether a run that is there is to be replaced.
+        limits: how a trial is watched.
     """
     match job:
         case ScoreJob():
-            yield from examine_score(job, price, overwrite=overwrite)
+            yield from examine_score(job, price, overwrite=overwrite, limits=limits)
         case SelectJob():
             yield from _select(job)
         case RetryJob():
-            yield from _retry(job, price)
+            yield from _retry(job, price, limits)
         case SAETrainJob():
             yield from _sae_train(job)
         case SAEEvaluateJob():
@@ -62,7 +69,7 @@ def examine(job: Job, price: float | None = None, overwrite: bool = False) -> It
         case EvaluateJob():
             yield from tried("evaluation", lambda: plan_bench(job), _evaluated)
         case SweepJob():
-            yield from tried("sweep", lambda: plan_sweep(job), _swept)
+            yield from _sweep(job, price, overwrite, limits)
         case CalibrateJob():
             yield from tried("calibration", lambda: plan_calibration(job), _calibrated)
         case FeaturesJob():
@@ -75,7 +82,7 @@ def examine(job: Job, price: float | None = None, overwrite: bool = False) -> It
             yield from tried("steering", lambda: plan_steering(job), _steered)
         case PipelineJob():
             for name in job.order():
-                for finding in _stage(job, name, price):
+                for finding in _stage(job, name, price, limits):
                     yield replace(finding, check=f"{name}: {finding.check}")
 
 
@@ -90,7 +97,7 @@ def _kept(choice: Choice) -> str:
     return f"would keep {choice.keep:,} of {choice.record.counts.scored:,} samples by {choice.rule}{decided}"
 
 
-def _retry(job: RetryJob, price: float | None) -> Iterator[Finding]:
+def _retry(job: RetryJob, price: float | None, limits: Limits) -> Iterator[Finding]:
     def begun() -> ScoreJob:
         try:
             return score_job(job)
@@ -103,7 +110,7 @@ def _retry(job: RetryJob, price: float | None) -> Iterator[Finding]:
     begun_job = yield from tried("run", begun, lambda _: f"{job.run} is a run")
     if begun_job is not None:
         found = yield from tried("quarantine", rows, lambda count: f"{count:,} quarantined rows to try again")
-        yield from examine_score(begun_job, price, samples=found)
+        yield from examine_score(begun_job, price, samples=found, limits=limits)
 
 
 def _sae_train(job: SAETrainJob) -> Iterator[Finding]:
@@ -146,6 +153,46 @@ def _swept(plan: SweepPlan) -> str:
         f"metrics × {len(job.ratios)} ratios × {job.seeds} seeds): {on_all:,} on all data, which every metric shares, "
         f"and fewer where selections keep the same samples; and evaluate {trainings + 1:,} models, the base among them"
     )
+
+
+def _sweep(job: SweepJob, price: float | None, overwrite: bool, limits: Limits) -> Iterator[Finding]:
+    if job.score is not None:
+        for finding in examine_score(job.score, price, overwrite=overwrite, limits=limits):
+            yield replace(finding, check=f"scoring: {finding.check}")
+    plan = yield from tried("sweep", lambda: plan_sweep(job), _swept)
+    if plan is not None:
+        yield from looked("cost", _cost(plan, price))
+
+
+def _cost(plan: SweepPlan, price: float | None) -> Iterator[Finding]:
+    """The computed cost of all trainings and evaluations; scoring has lines of its own."""
+    job, found = plan.job, cost(plan)
+    hours = f"{_hours(found.training_hours)} GPU hours of training, {_hours(found.generation_hours)} of writing answers"
+    paid = "" if price is None else f", {found.gpu_hours * price:,.2f} at {price:g} an hour"
+    numbers = {"training_gpu_hours": found.training_hours, "generation_gpu_hours": found.generation_hours}
+    yield Finding("time", "ok", f"{hours}{paid}, beside the scoring ({assumptions(job)})", numbers)
+    judge = job.evaluation.judge
+    calls = f"{found.judge_calls:,} calls of {judge.model}" if judge.url else "no calls: the bench is judged by rules"
+    yield Finding("judge", "ok", calls, {"judge_calls": found.judge_calls})
+    yield _disk(job, found)
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.1f}" if hours >= 0.1 else "less than 0.1"
+
+
+def _disk(job: SweepJob, found: Cost) -> Finding:
+    kept = "all tuned models are kept" if job.keep_models else "a tuned model is removed once it is evaluated"
+    free = free_bytes(Path(job.output))
+    each = "" if job.parallel else " for each training that runs at a time"
+    what = (
+        f"up to {decimal(found.peak_bytes)} in {job.output} at one time{each}, checkpoints included, and "
+        f"{decimal(found.kept_bytes)} of models at the end ({kept}); {decimal(free)} free"
+    )
+    numbers = {"peak_bytes": found.peak_bytes, "kept_bytes": found.kept_bytes, "free_bytes": free}
+    if free < found.peak_bytes:
+        return Finding("disk", "fail", f"{what}: choose another --output, or adapters by --lora-r", numbers)
+    return Finding("disk", "ok", what, numbers)
 
 
 def _judged(plan: EvaluatePlan) -> str:
@@ -195,7 +242,7 @@ def _steered(plan: SteerPlan) -> str:
     )
 
 
-def _stage(pipeline: PipelineJob, name: str, price: float | None) -> Iterator[Finding]:
+def _stage(pipeline: PipelineJob, name: str, price: float | None, limits: Limits) -> Iterator[Finding]:
     """A stage as far as it can be looked at before those whose outputs it takes have run."""
     stage = pipeline.resolved(name)
     runs = [pipeline.stages[other] for other in references(pipeline.stages[name])]
@@ -215,4 +262,4 @@ def _stage(pipeline: PipelineJob, name: str, price: float | None) -> Iterator[Fi
         return
     if isinstance(stage, ScoreJob) and to_come:
         stage = stage.model_copy(update={"weights": None})  # there are none yet to look at
-    yield from examine(stage, price)
+    yield from examine(stage, price, limits=limits)

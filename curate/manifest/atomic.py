@@ -35,7 +35,10 @@ def write_atomically(path: UPath, write: Callable[[Path], object]) -> None:
         return
     temporary = local.with_name(f".{local.name}.{os.getpid()}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         write(temporary)
+        temporary.chmod(mode)  # some libraries write files that their owner alone may read, whatever the umask
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(local)

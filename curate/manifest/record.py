@@ -9,7 +9,7 @@ from curate.errors import DataError
 from curate.manifest.atomic import write_text
 
 SCHEMA_VERSION = 1
-RUN_FILE, MANIFEST, QUARANTINE = "run.json", "manifest.parquet", "quarantine.parquet"
+RUN_FILE, MANIFEST, QUARANTINE, SAE_FILE = "run.json", "manifest.parquet", "quarantine.parquet", "sae.json"
 WEIGHTS_FOLDER, SHARDS_FOLDER = "weights", "shards"
 
 
@@ -75,6 +75,52 @@ class Throughput(_Record):
     queued_batches: float = Field(description="prepared batches that waited for an actor, on average")
 
 
+class Fit(_Record):
+    """How well an SAE explains hidden states; a figure is None where there are no tokens to have it of."""
+
+    tokens: int
+    explained_variance: float | None = Field(
+        description="1 - the squared error over the squared distance from the mean of these tokens"
+    )
+    l0: float | None = Field(description="features with an activation above 0, per token")
+
+
+def _short(share: float) -> str:
+    return f"{share:.3f}" if abs(share) < 100 else f"{share:.3g}"
+
+
+class SAERecord(_Record):
+    """How the SAE was read, and how well it fits the run's data."""
+
+    sha256: str
+    scale: float = Field(
+        gt=0,
+        allow_inf_nan=False,
+        description="activation scale that is folded in on loading; 1 if the weights have it",
+    )
+    reading: str | None = Field(
+        default=None, description="what trying both readings gave, where the config leaves open whether scale is folded"
+    )
+    units: str = Field(description="of activations: normalised (hidden states of norm √d_model) or raw")
+    licence: str | None = None
+    samples: int = Field(description="that the fit is measured on; first positions are left out")
+    fit: dict[Literal["text", "image"], Fit] = Field(description="by the tokens' modality")
+
+    @property
+    def poor(self) -> bool:
+        """Whether it explains less of the text tokens or of the image tokens than their mean does."""
+        return any(fit.explained_variance is not None and fit.explained_variance < 0 for fit in self.fit.values())
+
+    @property
+    def summary(self) -> str:
+        """The fit in words."""
+        return ", ".join(
+            f"{_short(fit.explained_variance)} of the variance of {modality} tokens (L0 {fit.l0:.1f})"
+            for modality, fit in self.fit.items()
+            if fit.explained_variance is not None
+        )
+
+
 class RunRecord(_Record):
     """The whole of `run.json`."""
 
@@ -94,7 +140,9 @@ class RunRecord(_Record):
     versions: dict[str, str]
     counts: Counts
     timings: dict[str, float] = Field(description="seconds by stage, of the last session")
-    throughput: dict[str, Throughput] = Field(description="by stage, `weights` and `score`")
+    throughput: dict[str, Throughput] = Field(description="by stage: `fit` or `weights`, and `score`")
+    sae: SAERecord | None = Field(default=None, description="of runs whose metrics read activations")
+    warnings: list[str] = Field(default=[], description="why the scores may say nothing")
     notes: list[str] = Field(description="what a reader of the scores should know")
     shards: ShardsRecord
     files: dict[str, FileRecord] = Field(description="data files by path below the run folder")
@@ -109,6 +157,23 @@ class RunRecord(_Record):
     def run_hash(self) -> str:
         """The run's hash: that of its manifest, which holds every score."""
         return self.files[MANIFEST].sha256
+
+
+def write_sae(run: UPath, record: SAERecord) -> None:
+    """Write `sae.json`, by which a run that goes on reads its SAE in the same way."""
+    write_text(run / SAE_FILE, record.model_dump_json(indent=2) + "\n")
+
+
+def read_sae(run: UPath, sha256: str) -> SAERecord | None:
+    """The run's `sae.json`, or what `run.json` has of it, if it is whole and about the SAE with this hash."""
+    try:
+        found = SAERecord.model_validate_json((run / SAE_FILE).read_bytes())
+    except (OSError, ValidationError):
+        try:
+            found = read_record(run).sae
+        except DataError:
+            return None
+    return found if found is not None and found.sha256 == sha256 else None
 
 
 def write_record(run: UPath, record: RunRecord) -> None:

@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
@@ -39,6 +39,9 @@ class WeightsRecord(BaseModel):
     sha256: str
     model_sha256: str
     sae_sha256: str
+    sae_scale: float = Field(
+        default=1.0, gt=0, allow_inf_nan=False, description="activation scale that the SAE was read with"
+    )
     dataset_sha256: str
     hook_layer: int
     text: str
@@ -55,7 +58,7 @@ def write_weights(
     weight: Float[Tensor, " d_sae"],
     has_weight: Bool[Tensor, " d_sae"],
     places: Mapping[str, tuple[Tensor, Tensor, Tensor]],
-    **facts: str | int,
+    **facts: str | int | float,
 ) -> WeightsRecord:
     """Write feature weights and their record.
 

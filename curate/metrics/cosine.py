@@ -19,7 +19,7 @@ def contributions(evidence: Evidence) -> Float[Tensor, " d_sae"]:
     if evidence.weights is None:
         raise ValueError("cosine needs feature weights")
     counts = cooccurring if evidence.parameters.cosine_over == "cooccurring" else active
-    counted = counts(evidence.activity, evidence.parameters.delta)
+    counted = counts(evidence.activity, evidence.parameters.bound)
     return torch.where(counted, evidence.weights.double(), 0.0)
 
 

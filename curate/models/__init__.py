@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from curate.errors import ConfigurationError, first_line
-from curate.fingerprint import files_sha256
+from curate.fingerprint import files_sha256, remembered_sha256
 from curate.hub import fetch
 from curate.models import causal_lm, chameleon, llava, llava_next
 from curate.models.family import ModelInfo
@@ -77,5 +77,5 @@ def inspect_model(name: str) -> ModelInfo:
         d_model=d_model,
         n_layers=n_layers,
         context=context,
-        sha256=files_sha256(path, files),
+        sha256=files_sha256(path, files, remembered_sha256),
     )

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from math import ceil
 
+from curate.pipeline.first_pass import weight_actors
 from curate.pipeline.job import Plan
 from curate.pipeline.probe import Probe
-from curate.pipeline.weights import weight_actors
 
 
 @dataclass(frozen=True)

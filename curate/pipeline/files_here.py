@@ -10,7 +10,8 @@ from curate.hub import fetch
 from curate.models import FILES
 from curate.models.family import ModelInfo
 from curate.pipeline.job import Plan
-from curate.sae.dictionary import DictionaryInfo, inspect_dictionary
+from curate.sae.dictionary import DictionaryInfo
+from curate.sae.load import inspect_dictionary
 
 
 def model_here(model: ModelInfo, name: str) -> ModelInfo:
@@ -47,7 +48,7 @@ def dictionary_here(plan: Plan) -> DictionaryInfo:
     found = inspect_dictionary(demo.resolve(plan.job.sae, demo.SAE))
     if found.sha256 != plan.sae.sha256:
         raise ConfigurationError(f"--sae {plan.job.sae}: on {gethostname()} it is another one than where the run began")
-    return found
+    return replace(found, scale=plan.sae.scale)
 
 
 def _not_here(what: str, path: str) -> ConfigurationError:

@@ -1,5 +1,8 @@
 """The end of a run: its shards ranked, and its record."""
 
+import pyarrow.parquet as pq
+from upath import UPath
+
 from curate import __version__
 from curate.errors import DataError
 from curate.fingerprint import file_sha256
@@ -14,12 +17,15 @@ from curate.manifest.record import (
     FileRecord,
     Hashes,
     RunRecord,
+    SAERecord,
     ShardsRecord,
     read_record,
     write_record,
 )
 from curate.manifest.weights import WEIGHTS_FILE, WEIGHTS_RECORD, WeightsRecord
 from curate.pipeline.session import Session
+
+_MOST_WITHOUT_WEIGHT = 0.9
 
 
 def finish(session: Session, weights: WeightsRecord | None) -> RunRecord:
@@ -34,6 +40,30 @@ def finish(session: Session, weights: WeightsRecord | None) -> RunRecord:
     record = _record(session, totals, weights)
     write_record(session.run, record)
     return record
+
+
+def _warnings(metric: str, alike: bool, weights: WeightsRecord | None, sae: SAERecord | None = None) -> list[str]:
+    """Why the scores may say nothing."""
+    found = []
+    if sae is not None and sae.poor:
+        found.append(f"the SAE does not fit these data: it explains {sae.summary}; below 0 is worse than the mean")
+    if alike:
+        found.append(f"every sample has the same {metric}: the ranking says nothing")
+    if weights is not None and weights.features_without_weight > _MOST_WITHOUT_WEIGHT * weights.features:
+        found.append(
+            f"{weights.features_without_weight:,} of {weights.features:,} features have no weight: does the SAE fit "
+            "the model, and are --weight-samples enough?"
+        )
+    return found
+
+
+def _alike(run: UPath) -> bool:
+    """Whether all of several samples have the same score, by what the manifest's footer says of its row groups."""
+    with (run / MANIFEST).open("rb") as file:
+        parquet = pq.ParquetFile(file)
+        column, metadata = parquet.schema_arrow.get_field_index("score"), parquet.metadata
+        groups = [metadata.row_group(index).column(column).statistics for index in range(metadata.num_row_groups)]
+    return metadata.num_rows > 1 and min(each.min for each in groups) == max(each.max for each in groups)
 
 
 def _standing_record(session: Session) -> RunRecord | None:
@@ -67,7 +97,7 @@ def _record(session: Session, totals: Totals, weights: WeightsRecord | None) -> 
             weights=None if weights is None else weights.sha256,
         ),
         hook_layer=the_plan.hook_layer,
-        delta=parameters.delta,
+        delta=parameters.bound,
         top_k=parameters.top_k,
         batch_size=parameters.tokens_per_pass(the_plan.device),
         device=session.device,
@@ -82,7 +112,9 @@ def _record(session: Session, totals: Totals, weights: WeightsRecord | None) -> 
         ),
         timings=session.timings,
         throughput=session.throughput,
-        notes=[*the_plan.notes, *session.notes],
+        sae=session.sae,
+        warnings=_warnings(parameters.columns[0], _alike(run), weights, session.sae),
+        notes=[*the_plan.notes, *filter(None, [session.sae and session.sae.reading]), *session.notes],
         shards=ShardsRecord(
             count=len(session.shards),
             kept=len(session.shards) - len(session.written),

@@ -8,13 +8,16 @@ from curate.manifest.atomic import LITTER
 from curate.manifest.inputs import INPUTS_FILE, RunInputs, read_inputs, write_inputs
 from curate.manifest.ledger import OWN_NAME, Shard, is_whole, read_ledger, read_shard, withdraw
 from curate.manifest.lock import LOCK
-from curate.manifest.record import MANIFEST, QUARANTINE, RUN_FILE, SHARDS_FOLDER, WEIGHTS_FOLDER
+from curate.manifest.record import MANIFEST, QUARANTINE, RUN_FILE, SAE_FILE, SHARDS_FOLDER, WEIGHTS_FOLDER
 from curate.pipeline.job import Plan
 from curate.pipeline.session import Progress, Report
 from curate.storage import remove
 
 SELECTIONS = "selections"
-_OWN = {LOCK, INPUTS_FILE, RUN_FILE, MANIFEST, QUARANTINE, SHARDS_FOLDER, WEIGHTS_FOLDER, SELECTIONS, ANNOTATIONS}
+_OWN = {
+    *(LOCK, INPUTS_FILE, RUN_FILE, MANIFEST, QUARANTINE, SAE_FILE),
+    *(SHARDS_FOLDER, WEIGHTS_FOLDER, SELECTIONS, ANNOTATIONS),
+}
 
 
 def check_output(run: UPath, overwrite: bool) -> None:

@@ -1,7 +1,7 @@
 """What `curate score` is asked to do, and the check that it can be done before anything is loaded."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from curate.models.family import ModelInfo
 from curate.pipeline.connection import cluster_has_gpus
 from curate.pipeline.resources import Resources
 from curate.sae.dictionary import DictionaryInfo
-from curate.scoring.pair import Pair, agree
+from curate.scoring.pair import Pair, agree, sae_for
 from curate.scoring.parameters import ScoringParameters
 from curate.storage import Location, absolute, absolute_if_there, location
 
@@ -36,11 +36,15 @@ class ScoreJob(BaseModel):
     sae: str = Field(
         default=None,
         validate_default=True,
-        description="a sae_lens folder, or RELEASE:SAE_ID; only with the demo model it need not be named",
+        description="a folder, a name of `curate saes`, RELEASE:SAE_ID of sae_lens, or OWNER/REPO/FOLDER@REVISION; by "
+        "default the one that is known for the model",
     )
     parameters: ScoringParameters = ScoringParameters()
     weights: Location | None = Field(default=None, description="feature weights to reuse instead of computing them")
     allow_model_mismatch: bool = Field(default=False, description="score with an SAE that was trained on another model")
+    allow_poor_fit: bool = Field(
+        default=False, description="score even if the SAE reconstructs the data worse than their mean does"
+    )
     resources: Resources = Resources()
     shard_rows: int = Field(default=512, ge=1, description="rows per range; batches never cross ranges")
     sample_timeout: float = Field(
@@ -79,14 +83,7 @@ class ScoreJob(BaseModel):
     @field_validator("sae", mode="before")
     @classmethod
     def _default_sae(cls, sae: Any, info: ValidationInfo) -> Any:
-        if sae is not None:
-            return sae
-        if "model" in info.data and (name := info.data["model"].name) != DEMO:
-            raise ValueError(
-                f'no SAE is named for {name}: give --sae FOLDER, or write sae = "FOLDER" under [score] in curate.toml, '
-                "or set CURATE_SCORE_SAE; in a job file, sae: FOLDER"
-            )
-        return DEMO
+        return sae_for(info.data["model"].name, sae) if "model" in info.data else sae
 
 
 def inside(content: dict[str, Any] | None, part: str, output: str) -> dict[str, Any]:
@@ -122,6 +119,13 @@ class Plan:
         """Of the data's content. All of it is read, which may take hours, the first time that this is asked for."""
         return self.dataset.fingerprint()
 
+    def read_with(self, scale: float) -> "Plan":
+        """The plan with the SAE's activation scale, which its config left open."""
+        settled = replace(self, sae=replace(self.sae, scale=scale))
+        if "dataset_sha256" in vars(self):  # which may have taken hours
+            vars(settled)["dataset_sha256"] = self.dataset_sha256
+        return settled
+
     @property
     def gpus_per_actor(self) -> float:
         if self.device != "cuda":
@@ -149,6 +153,12 @@ def fitted(job: ScoreJob, dataset: Dataset, pair: Pair, overwrite: bool = False)
     """The plan of a job whose paths are absolute, over its opened data and its model and dictionary; as `plan`."""
     model, sae, layer, notes = pair
     notes = list(notes)
+    if job.parameters.delta == "auto" and sae.architecture == "standard" and sae.units == "raw":
+        notes.append(
+            f"delta is {sae.default_delta:g}, the published bound in normalised units; the SAE's config names no "
+            "normalisation, so its activations may be in others: --delta sets another bound"
+        )
+    job = job.model_copy(update={"parameters": job.parameters.settled(sae.default_delta)})
     # Before the content is hashed: what changes meanwhile must look changed.
     stamp = dataset.stamp()
     if job.model.name == DEMO and job.dataset.name != DEMO:
@@ -166,6 +176,9 @@ def fitted(job: ScoreJob, dataset: Dataset, pair: Pair, overwrite: bool = False)
     if job.weights is not None and not job.parameters.needs_weights:
         raise ConfigurationError("--weights: none of the metrics asked for needs feature weights")
     weights = _reused_weights(job, model, sae, layer, overwrite)
+    if weights is not None and sae.scale is None:
+        sae = replace(sae, scale=weights.sae_scale)
+        notes.append(f"the SAE's activation scale is {sae.scale:g}, as in the run of --weights {job.weights}")
     _keep_inputs_out_of_output(job, dataset, model, sae)
     return Plan(
         job=job,

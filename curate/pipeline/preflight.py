@@ -1,20 +1,21 @@
 """What would go wrong with a run, and how long it would take: found before it is paid for."""
 
 import os
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from math import ceil
 from typing import Literal, TypeVar
 
 import ray
-from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from rich.filesize import decimal
 
 from curate.datasets import Dataset, open_dataset
 from curate.errors import ConfigurationError, CurateError, SampleError, first_line
 from curate.manifest import fitness
 from curate.manifest.ledger import read_ledger
+from curate.manifest.record import SAERecord
 from curate.manifest.weights import read_weights
 from curate.pipeline.cluster import (
     FEWER,
@@ -27,13 +28,18 @@ from curate.pipeline.cluster import (
     unfit_nodes,
 )
 from curate.pipeline.connection import connected
+from curate.pipeline.cost import DEVICES, UTILISATION, gpu_hours
 from curate.pipeline.estimate import Estimate, estimate
 from curate.pipeline.folder import check_output
 from curate.pipeline.job import Pair, Plan, ScoreJob, agreeing, fitted
-from curate.pipeline.probe import Probe, probe
+from curate.pipeline.probe import Probe
+from curate.pipeline.resources import Amounts
+from curate.pipeline.trial import Limits, Outcome, run_trial
 from curate.storage import location
 
 SAMPLES = 16
+# Of the data that the paper ranks; computed costs are said for as many, too.
+PAPER_SAMPLES = 40_000
 # Above these, warn: longer samples need more memory, others use the store too, and a slow disk holds up the driver.
 _MEMORY_SHARE, _STORE_SHARE, _COMMIT_SECONDS = 0.9, 0.5, 1.0
 _SECONDS_TO_START = 60
@@ -84,7 +90,11 @@ def _failed(check: str, error: Exception) -> Finding:
 
 
 def examine(
-    job: ScoreJob, price: float | None = None, samples: int | None = None, overwrite: bool = False
+    job: ScoreJob,
+    price: float | None = None,
+    samples: int | None = None,
+    overwrite: bool = False,
+    limits: Limits = Limits(),
 ) -> Iterator[Finding]:
     """Try all that a scoring run rests on; what depends on something that failed is left out.
 
@@ -92,14 +102,18 @@ def examine(
         price: of a GPU hour.
         samples: how many are to be scored, if not all.
         overwrite: as for `score`.
+        limits: how the trial is watched.
     """
     job = job.absolute()
+    limits.tell("looking at the data")
     dataset = yield from tried("data", lambda: open_dataset(job.dataset), _data)
     positions: list[int] = []
     if dataset is not None:
         positions = _spread(len(dataset))
         yield from looked("sample", _sample(dataset, positions))
+    limits.tell("reading model and SAE for their hashes")
     pair = yield from tried("model and SAE", lambda: agreeing(job), lambda pair: _pair(job, pair))
+    limits.tell("trying the output folder")
     done = yield from tried(
         "output", lambda: _done(job.output, overwrite), lambda rows: _output(job.output, rows, overwrite)
     )
@@ -111,9 +125,8 @@ def examine(
         for note in plan.notes:
             yield Finding("note", "warn", note)
         left = len(dataset) - (0 if overwrite or done is None else done) if samples is None else samples
-        yield from looked(
-            "cluster", iter(_on_the_cluster(plan, positions, left, not overwrite and _has_weights(plan), price))
-        )
+        weighed = not overwrite and _has_weights(plan)
+        yield from looked("cluster", iter(_on_the_cluster(plan, positions, left, weighed, price, limits)))
 
 
 def _spread(n_rows: int) -> list[int]:
@@ -202,10 +215,11 @@ def _storage(output: str, rows: int) -> Iterator[Finding]:
 
 
 def _on_the_cluster(
-    plan: Plan, positions: list[int], samples: int, weighed: bool, price: float | None
+    plan: Plan, positions: list[int], samples: int, weighed: bool, price: float | None, limits: Limits
 ) -> list[Finding]:
     resources, needs = plan.job.resources, actor_needs(plan)
     found: list[Finding] = []
+    limits.tell("starting Ray" if resources.cluster is None else "reaching the cluster")
     try:
         with connected(resources.cluster, resources.actors * plan.cpus_per_actor):
             found += _cluster(plan)
@@ -222,30 +236,101 @@ def _on_the_cluster(
             except GetTimeoutError:
                 what = "all that an actor needs is in use now, so nothing was measured: look again later"
                 return [*found, Finding("throughput", "warn", what)]
-            # A process of its own, so that its peak of memory is the work's.
-            task = ray.remote(**options, max_calls=1, max_retries=0)(probe)  # type: ignore[call-overload]
-            measured = ray.get(task.remote(plan, positions, min(max(rooms), ceil(resources.actors / len(rooms)))))
+            actors_here = min(max(rooms), ceil(resources.actors / len(rooms)))
+            outcome = run_trial(plan, positions, actors_here, options, limits)
             store = int(sum(node.get("object_store_memory", 0) for node in there))
-    # Ray gives a task's error the class of its cause, and a traceback for a message.
-    except RayTaskError as error:
-        return [*found, _failed("throughput", error.cause)]
-    except (WorkerCrashedError, OutOfMemoryError) as error:
-        killed = f"the process that tried it was killed, as when memory does not suffice ({first_line(error)})"
-        return [*found, Finding("throughput", "fail", f"{killed}: {FEWER}, or --batch-size")]
     except (CurateError, RayError) as error:
         return [*found, _failed("throughput" if found else "cluster", error)]
-    if weighed:
-        measured = replace(measured, weights_seconds=0.0)
-    workers = prepare_workers(plan, there)
-    cores = os.cpu_count() if resources.cluster is None else None
-    time_needed = estimate(plan, measured, samples, workers, cores)
-    return [
-        *found,
-        *_memory(plan, measured),
-        _store(measured, workers, resources.actors, store),
-        _throughput(measured, workers, time_needed),
-        _time(plan, time_needed, workers, price),
-    ]
+    return [*found, *_tried(plan, outcome, there, store, samples, weighed, price, limits.seconds)]
+
+
+def _tried(
+    plan: Plan,
+    outcome: Outcome,
+    there: list[Amounts],
+    store: int,
+    samples: int,
+    weighed: bool,
+    price: float | None,
+    limit: float,
+) -> Iterator[Finding]:
+    """What a trial found; where it did not measure a GPU, what GPUs are computed to take."""
+    seen = outcome.seen
+    if seen is not None and seen.memory:
+        yield from _memory(plan, seen)
+    if outcome.error is not None:
+        yield _ended(seen, outcome.error)
+    elif seen is None or not seen.scored:
+        what = f"{_stopped(seen, limit)}, so nothing was measured: give it more with --trial-seconds"
+        yield Finding("throughput", "warn", what)
+    else:
+        workers = prepare_workers(plan, there)
+        cores = os.cpu_count() if plan.job.resources.cluster is None else None
+        measured, notes = _whole(plan, seen, weighed)
+        time_needed = estimate(plan, measured, samples, workers, cores)
+        yield _store(measured, workers, plan.job.resources.actors, store)
+        yield _throughput(measured, workers, time_needed, _stopped(seen, limit) if outcome.stopped else None)
+        yield _time(plan, time_needed, workers, price, notes)
+    if seen is not None and seen.sae is not None:
+        yield _fit(plan, seen.sae)
+    if seen is not None and seen.tokens and (plan.device == "cpu" or not seen.scored):
+        yield _computed(plan, seen, samples, weighed, price)
+
+
+def _fit(plan: Plan, sae: SAERecord) -> Finding:
+    """How well the SAE fits, by which the run stops or goes on."""
+    what = f"the SAE explains {sae.summary} of {_count(sae.samples, 'sample')}"
+    what = what if sae.reading is None else f"{what}; {sae.reading}"
+    if not sae.poor:
+        return Finding("SAE's fit", "ok", what)
+    more = f"below 0 it explains less than their mean does: see curate saes --model {plan.job.model.name}"
+    if plan.job.allow_poor_fit:
+        return Finding("SAE's fit", "warn", f"{what}; {more}")
+    return Finding("SAE's fit", "fail", f"{what}; {more}, or score all the same with --allow-poor-fit")
+
+
+def _ended(seen: Probe | None, error: Exception) -> Finding:
+    """Why a trial ended by itself."""
+    # Ray gives a task's error the class of its cause, and a traceback for a message.
+    if isinstance(error, RayTaskError):
+        return _failed("throughput", error.cause)
+    doing = "starting" if seen is None else seen.doing
+    killed = f"the process that tried it was killed while {doing}; probably it ran out of memory"
+    return Finding("throughput", "fail", f"{killed} ({first_line(error)}): {FEWER}, or --batch-size")
+
+
+def _stopped(seen: Probe | None, limit: float) -> str:
+    """What a trial had done when its limit stopped it."""
+    if seen is None:
+        return f"the trial did not start within {limit:g} seconds"
+    parts = [] if seen.load_seconds is None else [f"loaded the model in {seen.load_seconds:.0f} s"]
+    if seen.scored:
+        parts.append(f"{seen.scored} of {_count(seen.samples, 'sample')} scored")
+    parts.append(f"then {seen.doing}" if parts else seen.doing)
+    return f"the trial was stopped after {limit:g} seconds: {', '.join(parts)}"
+
+
+def _whole(plan: Plan, seen: Probe, weighed: bool) -> tuple[Probe, list[str]]:
+    """What was measured, with an assumption for what a stopped trial did not reach."""
+    if weighed or not plan.job.parameters.needs_weights or plan.weights is not None:
+        return replace(seen, weights_seconds=0.0), []
+    if seen.weights_seconds:
+        return seen, []
+    return replace(seen, weights_seconds=seen.score_seconds), ["feature weights taken to cost what scores do"]
+
+
+def _computed(plan: Plan, seen: Probe, samples: int, weighed: bool, price: float | None) -> Finding:
+    """GPU hours on devices that were not tried."""
+    numbers, parts = {}, []
+    for count in dict.fromkeys((samples, PAPER_SAMPLES)):
+        hours = {each.name: gpu_hours(plan, seen.tokens, seen.pictures, count, each, weighed) for each in DEVICES}
+        numbers |= {f"gpu_hours_{name}_{count}": found for name, found in hours.items()}
+        takes = ", ".join(f"{found:,.2f} on {name}" for name, found in hours.items())
+        if price is not None:
+            takes += f" (at {price:g} an hour {', '.join(f'{found * price:,.2f}' for found in hours.values())})"
+        parts.append(f"{_count(count, 'sample')}: {takes}")
+    what = f"of {seen.tokens:,.0f} tokens each, at {UTILISATION:.0%} of a device's peak, not measured"
+    return Finding("computed GPU hours", "ok", f"{'; '.join(parts)}; {what}", numbers)
 
 
 def _nothing() -> None:
@@ -287,13 +372,15 @@ def _cluster(plan: Plan) -> Iterator[Finding]:
 
 
 def _memory(plan: Plan, measured: Probe) -> Iterator[Finding]:
-    if not measured.batch_fits:
+    if measured.batch_fits is False:
         budget = plan.job.parameters.tokens_per_pass(plan.device)
         what = f"a batch of --batch-size {budget:,} tokens does not fit, and is split each time"
         yield Finding("memory", "warn", f"{what}: lower it")
     for memory in measured.memory:
         numbers = {"peak_bytes": memory.peak, "room_bytes": memory.room}
+        so_far = ", without a full batch" if measured.batch_fits is None else ""
         what = f"an actor takes {decimal(memory.peak)} of the {decimal(memory.room)} that it may on {memory.device}"
+        what += so_far
         if memory.peak <= _MEMORY_SHARE * memory.room:
             yield Finding("memory", "ok", what, numbers)
         else:
@@ -315,13 +402,16 @@ def _store(measured: Probe, workers: int, actors: int, store: int) -> Finding:
     return Finding("object store", "warn", f"{what}: lower --batch-size, or give Ray a larger one", numbers)
 
 
-def _throughput(measured: Probe, workers: int, time_needed: Estimate) -> Finding:
-    actor = 1 / measured.score_seconds
+def _throughput(measured: Probe, workers: int, time_needed: Estimate, stopped: str | None = None) -> Finding:
+    actor, n = 1 / measured.score_seconds, _count(measured.scored, "sample")
+    threads = _count(measured.threads, "thread")
     what = (
-        f"measured on {measured.samples} samples of {measured.tokens:,.0f} tokens on {measured.node}: an actor scores "
-        f"{actor:,.1f} a second ({actor * measured.tokens:,.0f} tokens), a worker prepares "
-        f"{1 / measured.prepare_seconds:,.1f}"
+        f"measured on {n} of {measured.tokens:,.0f} tokens on {measured.node}: an actor with {threads} scores "
+        f"{_rate(actor)} a second ({actor * measured.tokens:,.0f} tokens), a worker prepares "
+        f"{_rate(1 / measured.prepare_seconds)}"
     )
+    if stopped is not None:
+        what = f"{stopped}; {what}"
     numbers = {
         "actor_samples_per_second": actor,
         "worker_samples_per_second": 1 / measured.prepare_seconds,
@@ -336,7 +426,12 @@ def _throughput(measured: Probe, workers: int, time_needed: Estimate) -> Finding
     return Finding("throughput", "ok", what, numbers)
 
 
-def _time(plan: Plan, time_needed: Estimate, workers: int, price: float | None) -> Finding:
+def _rate(rate: float) -> str:
+    """A rate with digits that say something, also where one sample takes minutes."""
+    return f"{rate:,.1f}" if rate >= 1 else f"{rate:.2g}"
+
+
+def _time(plan: Plan, time_needed: Estimate, workers: int, price: float | None, notes: Sequence[str] = ()) -> Finding:
     numbers = {
         "samples": time_needed.samples,
         "seconds": time_needed.seconds,
@@ -347,8 +442,9 @@ def _time(plan: Plan, time_needed: Estimate, workers: int, price: float | None) 
     what = (
         f"about {timedelta(seconds=ceil(time_needed.seconds))} of work for {_count(time_needed.samples, 'sample')} "
         f"with {_count(actors, 'actor')} and {_count(workers, 'worker')} that prepare "
-        f"({time_needed.samples_per_second:,.1f} samples/s)"
+        f"({_rate(time_needed.samples_per_second)} samples/s)"
     )
+    what = "; ".join([what, *notes])
     if time_needed.gpu_hours:
         what += f"; {time_needed.gpu_hours:,.2f} GPU hours"
     if price is not None:

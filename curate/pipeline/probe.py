@@ -1,8 +1,9 @@
 """What one actor would do, tried on a few samples where it would do it: its speed and its memory."""
 
+import contextlib
 import resource
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -13,18 +14,22 @@ import torch
 from rich.filesize import decimal
 
 from curate.errors import ConfigurationError
+from curate.manifest.record import SAERecord
 from curate.manifest.rows import QuarantineRow
 from curate.models.family import CutModel
 from curate.models.inputs import ModelInputs
-from curate.pipeline.files_here import model_here
+from curate.pipeline.files_here import dictionary_here, model_here
+from curate.pipeline.first_pass import sae_record
 from curate.pipeline.job import Plan
 from curate.pipeline.transport import batch_to_bytes
-from curate.pipeline.workers import load, load_scorer
-from curate.sae.dictionary import Dictionary
+from curate.pipeline.workers import load_cut, load_scorer
+from curate.sae.dictionary import Dictionary, known_scale
+from curate.sae.reading import Reading
+from curate.scoring.fit import FitPass, reading_of
 from curate.scoring.memory import FittingScorer, is_out_of_memory
 from curate.scoring.prepare import Prepared, prepare, token_batches
 from curate.scoring.scorer import Scorer
-from curate.scoring.weights_pass import WeightsPass
+from curate.scoring.weights_pass import WeightsPass, hidden_alone
 
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
@@ -40,78 +45,182 @@ class Memory:
 
 @dataclass(frozen=True)
 class Probe:
-    """What was measured, on one node.
+    """What was measured so far, on one node.
 
     Attributes:
+        doing: what it does next; empty once all is measured.
         samples: that could be prepared; unfit: the reasons of those that could not.
-        tokens: of a sample, on average.
+        tokens, pictures: of a sample, on average; a picture is an image or a tile of one.
         prepare_seconds: of a sample, on one core; score_seconds, weights_seconds: of a sample, on one actor; weights
             are 0 if the run computes none.
-        batch_fits: whether a batch of --batch-size tokens went through whole.
+        load_seconds: of model and SAE; None until they are there.
+        threads: that compute on a CPU.
+        scored: samples behind `score_seconds`.
+        batch_fits: whether a batch of --batch-size tokens went through whole; None if none was tried.
         batch_bytes: of such a batch, prepared.
+        sae: how the SAE was read, and how well it fits these samples; None until one was reconstructed.
         memory: by device.
     """
 
     node: str
-    samples: int
-    unfit: tuple[str, ...]
-    tokens: float
-    prepare_seconds: float
-    score_seconds: float
-    weights_seconds: float
-    batch_fits: bool
-    batch_bytes: int
-    memory: tuple[Memory, ...]
+    doing: str = ""
+    samples: int = 0
+    unfit: tuple[str, ...] = ()
+    tokens: float = 0.0
+    pictures: float = 0.0
+    prepare_seconds: float = 0.0
+    load_seconds: float | None = None
+    threads: int = 0
+    scored: int = 0
+    score_seconds: float = 0.0
+    weights_seconds: float = 0.0
+    batch_fits: bool | None = None
+    batch_bytes: int = 0
+    sae: SAERecord | None = None
+    memory: tuple[Memory, ...] = ()
 
 
-def probe(plan: Plan, positions: Sequence[int], actors_here: int) -> Probe:
+# Yields what is known before each step, which may be the last that there is time for; returns what is known after all.
+Steps = Generator[Probe, None, Probe]
+
+
+def probe(plan: Plan, positions: Sequence[int], actors_here: int) -> Iterator[Probe]:
     """Prepare and run the samples at these positions as a run would, in this process.
 
     Args:
         actors_here: how many actors will share this node's memory.
 
+    Yields:
+        what is known so far, before each step and at the end.
+
     Raises:
         ConfigurationError: the model does not fit, or cannot be loaded.
     """
-    torch.set_num_threads(1)  # as a worker that prepares
-    builder = plan.model.family.load_builder(model_here(plan.model, plan.job.model.name))
+    seen = Probe(gethostname())
+    samples, seen = yield from _prepared(plan, positions, seen)
+    _refuse_too_large(plan, actors_here)
+    yield (seen := replace(seen, doing="loading the model"))
     begun = time.monotonic()
+    # Weights of zero cost as much as others.
+    zeros = torch.zeros(plan.sae.d_sae, dtype=torch.float64) if plan.job.parameters.needs_weights else None
+    reading = cut = None
+    if plan.sae.scale is None:
+        cut = load_cut(plan)
+        yield (seen := replace(seen, doing="trying both readings of the SAE"))
+        alone = ((hidden_alone(cut, sample), sample.inputs.is_image) for sample in samples)
+        texts = [(hidden, is_image) for hidden, is_image in alone if hidden is not None]
+        reading = reading_of(dictionary_here(plan), texts, plan.device)
+        plan = plan.read_with(reading.scale)
+    scorer = load_scorer(plan, zeros, cut)  # which computes with the threads of an actor from here on
+    seen = replace(seen, doing="", load_seconds=_since(begun), threads=torch.get_num_threads())
+    forget_peak()
+    for now in _run(plan, scorer, samples, seen, reading):
+        yield replace(now, memory=tuple(_memory(plan, actors_here)))
+
+
+def _prepared(
+    plan: Plan, positions: Sequence[int], seen: Probe
+) -> Generator[Probe, None, tuple[list[Prepared], Probe]]:
+    """The samples that can be scored."""
+    torch.set_num_threads(1)  # as a worker that prepares
     parameters = plan.job.parameters
-    samples_here = plan.dataset.samples(positions)
-    prepared = list(prepare(samples_here, builder, parameters.text, parameters.likelihood_of))
-    prepare_seconds = (time.monotonic() - begun) / len(prepared)
+    yield replace(seen, doing="loading the tokenizer")
+    builder = plan.model.family.load_builder(model_here(plan.model, plan.job.model.name))
+    yield replace(seen, doing=f"preparing {len(positions)} samples")
+    begun = time.monotonic()
+    prepared = list(prepare(plan.dataset.samples(positions), builder, parameters.text, parameters.likelihood_of))
+    seconds = (time.monotonic() - begun) / len(prepared)
     samples = [sample for sample in prepared if isinstance(sample, Prepared)]
     unfit = tuple(sample.reason for sample in prepared if isinstance(sample, QuarantineRow))
     if not samples:
         raise ConfigurationError(f"none of {len(prepared)} samples can be scored: {unfit[0]}")
-    _refuse_too_large(plan, actors_here)
-    # Weights of zero cost as much as others.
-    weights = torch.zeros(plan.sae.d_sae, dtype=torch.float64) if parameters.needs_weights else None
-    scorer = load_scorer(plan, weights)
-    fitting = FittingScorer(scorer)
-    budget = parameters.tokens_per_pass(plan.device)
-    full = next(token_batches(_again_and_again(samples), budget))
-    batch_fits = _fits(scorer, full)
-    begun = time.monotonic()
-    for batch in token_batches(samples, budget):
-        fitting.score(batch)
-    score_seconds = _since(begun) / len(samples)
-    weights_seconds = 0.0
-    if parameters.needs_weights and plan.weights is None:
-        model = scorer.model or load(plan)[0]
-        weights_seconds = _weights_seconds(plan, model, scorer.dictionary, samples)
-    return Probe(
-        node=gethostname(),
+    return samples, replace(
+        seen,
         samples=len(samples),
         unfit=unfit,
         tokens=sum(map(len, samples)) / len(samples),
-        prepare_seconds=prepare_seconds,
-        score_seconds=score_seconds,
-        weights_seconds=weights_seconds,
-        batch_fits=batch_fits,
-        batch_bytes=len(batch_to_bytes(samples)) * len(full) // len(samples),
-        memory=tuple(_memory(plan, actors_here)),
+        pictures=sum(len(sample.inputs.tensors.get("pixel_values", ())) for sample in samples) / len(samples),
+        prepare_seconds=seconds,
+        batch_bytes=len(batch_to_bytes(samples)) * len(_full(plan, samples)) // len(samples),
     )
+
+
+def _run(
+    plan: Plan, scorer: Scorer, samples: Sequence[Prepared], seen: Probe, reading: Reading | None
+) -> Iterator[Probe]:
+    seen = yield from _scores(plan, scorer, samples, seen)
+    parameters = plan.job.parameters
+    if parameters.reads_activations:
+        model = scorer.model
+        if model is None:
+            yield replace(seen, doing="loading the model for the first pass")
+            model = load_cut(plan)
+        if parameters.needs_weights and plan.weights is None:
+            seen = yield from _weights(plan, model, scorer.dictionary, samples, seen)
+        seen = yield from _fit(plan, model, scorer.dictionary, samples, seen, reading)
+    yield seen
+
+
+def _fit(
+    plan: Plan,
+    model: CutModel,
+    dictionary: Dictionary,
+    samples: Sequence[Prepared],
+    seen: Probe,
+    reading: Reading | None,
+) -> Steps:
+    """How well the SAE reconstructs the samples."""
+    yield replace(seen, doing="loading the SAE's decoder")
+    sae = dictionary_here(plan)
+    fit, note = FitPass(sae, dictionary), None if reading is None else reading.note
+    for number, sample in enumerate(samples, start=1):
+        yield replace(seen, doing=f"reconstructing sample {number} of {len(samples)}")
+        if (hidden := hidden_alone(model, sample)) is not None:
+            fit.take(hidden, sample.inputs.is_image)
+            seen = replace(seen, sae=sae_record(sae, known_scale(sae), [(fit.quality, fit.samples)], note))
+    return seen
+
+
+def _scores(plan: Plan, scorer: Scorer, samples: Sequence[Prepared], seen: Probe) -> Steps:
+    """One sample, so that something is known soon; a full batch, for its memory; then all samples, timed."""
+    fitting, n = FittingScorer(scorer), len(samples)
+    yield replace(seen, doing=f"scoring sample 1 of {n}")
+    begun = time.monotonic()
+    fitting.score(samples[:1])
+    seen = replace(seen, scored=1, score_seconds=_since(begun))
+    yield replace(seen, doing="scoring a full batch")
+    full, begun = _full(plan, samples), time.monotonic()
+    seen = replace(seen, batch_fits=_fits(scorer, full))
+    if seen.batch_fits:  # it may be all that there is time for
+        seen = replace(seen, scored=min(len(full), n), score_seconds=_since(begun) / len(full))
+    done, seconds = 0, 0.0
+    for batch in token_batches(samples, plan.job.parameters.tokens_per_pass(plan.device)):
+        yield replace(seen, doing=f"scoring sample {done + 1} of {n}")
+        begun = time.monotonic()
+        fitting.score(batch)
+        seconds, done = seconds + _since(begun), done + len(batch)
+        seen = replace(seen, scored=done, score_seconds=seconds / done)
+    return seen
+
+
+def _weights(plan: Plan, model: CutModel, dictionary: Dictionary, samples: Sequence[Prepared], seen: Probe) -> Steps:
+    """The weights pass over the samples. The first one makes room for the strongest tokens, so the others count."""
+    rows = [sample.source_row for sample in samples]
+    share = WeightsPass(model, dictionary, plan.job.parameters, rows, plan.model.context)
+    seconds: list[float] = []
+    for number, sample in enumerate(samples, start=1):
+        yield replace(seen, doing=f"weighing features on sample {number} of {len(samples)}")
+        begun = time.monotonic()
+        share.add(sample)
+        seconds.append(_since(begun))
+        counted = seconds[1:] or seconds
+        seen = replace(seen, weights_seconds=sum(counted) / len(counted))
+    return seen
+
+
+def _full(plan: Plan, samples: Sequence[Prepared]) -> list[Prepared]:
+    """A batch of as many tokens as a pass may have."""
+    return next(token_batches(_again_and_again(samples), plan.job.parameters.tokens_per_pass(plan.device)))
 
 
 def _again_and_again(samples: Sequence[Prepared]) -> Iterator[Prepared]:
@@ -127,7 +236,7 @@ def _again_and_again(samples: Sequence[Prepared]) -> Iterator[Prepared]:
 
 
 def _fits(scorer: Scorer, batch: Sequence[Prepared]) -> bool:
-    """Whether the device has memory for the batch. The first pass, too, is slower than those that follow."""
+    """Whether the device has memory for the batch."""
     try:
         scorer.score(batch)
     except RuntimeError as error:
@@ -137,28 +246,24 @@ def _fits(scorer: Scorer, batch: Sequence[Prepared]) -> bool:
     return True
 
 
-def _weights_seconds(plan: Plan, model: CutModel, dictionary: Dictionary, samples: Sequence[Prepared]) -> float:
-    rows = [sample.source_row for sample in samples]
-    share = WeightsPass(model, dictionary, plan.job.parameters, rows, plan.model.context)
-    share.add(samples[0])  # makes room for the strongest tokens
-    timed = samples[1:] or samples
-    begun = time.monotonic()
-    for sample in timed:
-        share.add(sample)
-    return _since(begun) / len(timed)
-
-
 def _since(begun: float) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.monotonic() - begun
 
 
+def forget_peak() -> None:
+    """Forget the peak of loading: pages of a file that is read are counted, though the kernel takes them back."""
+    with contextlib.suppress(OSError):  # only Linux can
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def _refuse_too_large(plan: Plan, actors_here: int) -> None:
     """Before the model is loaded: a process that takes too much memory is killed without a word."""
     last = plan.model.n_layers - 1 if plan.job.parameters.likelihood_of else plan.hook_layer
     n_parameters = plan.model.family.n_parameters(plan.model, last)
-    needed = n_parameters * plan.dtype.itemsize + 4 * plan.model.d_model * plan.sae.d_sae
+    halves = 2 if plan.job.parameters.reads_activations else 1  # the fit takes the SAE's decoder, too
+    needed = n_parameters * plan.dtype.itemsize + 4 * halves * plan.model.d_model * plan.sae.d_sae
     room = sum(memory.room for memory in _memory(plan, actors_here))
     if needed > room:
         raise ConfigurationError(

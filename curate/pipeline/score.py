@@ -10,16 +10,16 @@ from curate.datasets import Dataset
 from curate.errors import ConfigurationError, CurateError, DataError, RunStopped, first_line
 from curate.manifest.ledger import commit
 from curate.manifest.lock import locked
-from curate.manifest.record import WEIGHTS_FOLDER, RunRecord
+from curate.manifest.record import WEIGHTS_FOLDER, RunRecord, SAERecord, read_sae, write_sae
 from curate.manifest.weights import WeightsRecord, read_weights
 from curate.pipeline.cluster import device_name, local_or_remote_ray
 from curate.pipeline.finish import finish
+from curate.pipeline.first_pass import copy_weights, first_pass
 from curate.pipeline.folder import check_output, differs, open_folder, sound_shards
 from curate.pipeline.job import Plan, ScoreJob, inputs, plan
 from curate.pipeline.meter import Work, throughput
 from curate.pipeline.session import Progress, Report, Session, resumable
 from curate.pipeline.stream import Arrived, Range, score_ranges
-from curate.pipeline.weights import make_weights
 from curate.storage import location
 
 
@@ -29,6 +29,7 @@ def score(
     announce: Callable[[Plan, int], None],
     overwrite: bool = False,
     go_on: str | None = None,
+    sae: SAERecord | None = None,
 ) -> RunRecord:
     """Execute a scoring run, or what is left of it if its folder holds the beginning of the same one.
 
@@ -37,6 +38,7 @@ def score(
         announce: called once with what was found and how many rows are scored already, before anything is loaded.
         overwrite: replace an existing run folder instead of resuming it.
         go_on: how to go on where this is cut off, if not by `curate score --resume`.
+        sae: how to read the SAE, from a run over the samples that these were made from; by default it is measured.
 
     Raises:
         ConfigurationError, DataError: before any work is done; also where the folder's run has other inputs.
@@ -47,10 +49,12 @@ def score(
     check_output(run, overwrite)
     the_plan = plan(job, overwrite)
     wanted = inputs(the_plan)
-    go_on = go_on or f"curate score --resume {run}"
+    go_on = go_on or f"curate score --resume {run}{' --allow-poor-fit' if job.allow_poor_fit else ''}"
     with locked(run), resumable(go_on):
         check_output(run, overwrite)  # hashing may have taken hours
         begun = open_folder(run, wanted, overwrite)
+        if sae is not None:
+            write_sae(run, sae)
         shards, notes = sound_shards(the_plan, run, begun, report)
         step, total = job.shard_rows, len(the_plan.dataset)
         budget = math.floor(job.max_error_rate * total + 1e-9)  # 29 of 100 are not more than 0.29
@@ -76,16 +80,15 @@ def execute(
         weights = _weights_at_hand(session)
         if weights is not None:
             _refuse_other_weights(session, weights)
+        sae = read_sae(session.run, session.plan.sae.sha256)
+        if sae is not None and session.plan.sae.scale in (None, sae.scale):
+            session.use(sae)
         missing_weights = session.plan.job.parameters.needs_weights and weights is None
         if session.quarantined <= session.error_budget and (ranges or missing_weights):
             with local_or_remote_ray(session.plan, session.report):
                 session.device = device_name(session.plan)
-                if missing_weights:
-                    with session.timed("weights"):
-                        weights, work, unused = make_weights(session.plan, session.run, session.report)
-                    if work.samples:
-                        session.throughput["weights"] = throughput(work, session.timings["weights"], unused)
-                    _refuse_other_weights(session, weights)
+                weights = _first_pass(session, weights)
+                _refuse_poor_fit(session)
                 with session.timed("score"):
                     work, quarantined = _score(session, dataset, ranges, weights, write)
                 if ranges:
@@ -100,6 +103,45 @@ def execute(
             f"was scored is in {session.run}; see curate quarantine{'' if record.status == 'complete' else left}"
         )
     return record
+
+
+def _first_pass(session: Session, weights: WeightsRecord | None) -> WeightsRecord | None:
+    """What is missing of the SAE's reading, its fit and the feature weights; returns the weights, if any are needed."""
+    parameters = session.plan.job.parameters
+    if not parameters.reads_activations and session.plan.sae.scale is not None:
+        return None
+    if weights is None and session.plan.weights is not None:
+        weights = copy_weights(session.plan, session.run)
+    weigh = parameters.needs_weights and weights is None
+    if weigh or session.sae is None:
+        stage = "weights" if weigh else "fit"
+        with session.timed(stage):
+            reading = None if session.sae is None else session.sae.reading
+            found = first_pass(session.plan, session.run, session.report, weigh, reading)
+        if found.work.samples:
+            session.throughput[stage] = throughput(found.work, session.timings[stage], found.unused)
+        session.use(found.sae)
+        weights = weights or found.weights
+    if weights is not None:
+        _refuse_other_weights(session, weights)
+        if session.sae is not None and weights.sae_scale != session.sae.scale:
+            raise DataError(
+                f"the feature weights in {session.run} are of the SAE at scale {weights.sae_scale:g}, and the run's "
+                f"sae.json has {session.sae.scale:g}: start anew with --overwrite"
+            )
+    return weights
+
+
+def _refuse_poor_fit(session: Session) -> None:
+    """Stop before anything is scored; what was scored before was allowed."""
+    sae, job = session.sae, session.plan.job
+    if sae is None or not sae.poor or job.allow_poor_fit or session.shards:
+        return
+    raise ConfigurationError(
+        f"--sae {job.sae} does not fit these data: it explains {sae.summary}, in {sae.samples:,} samples; below 0 is "
+        f"worse than the mean. Take another (curate saes --model {job.model.name}), or score anyway: curate score "
+        f"--resume {session.run} --allow-poor-fit"
+    )
 
 
 def _score(

@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 from upath import UPath
 
 from curate.manifest.ledger import Shard
-from curate.manifest.record import Throughput
+from curate.manifest.record import SAERecord, Throughput
 from curate.pipeline.job import Plan
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a stage is: `check` (in shards), `weights` or `score` (in samples); or `cluster`, and what it lacks."""
+    """How far `check` (in shards), `fit`, `weights` or `score` (in samples) is; or `cluster`, and what it lacks."""
 
     stage: str
     done: int = 0
@@ -50,6 +50,7 @@ class Session:
         device: what computes, by name where one is known.
         notes: what a reader of the scores should know, beside the plan's notes.
         written: starts of the shards that this session committed.
+        sae: how the SAE is read, and how well it fits; None before that was measured.
         rows: of all shards; quarantined: those of them that could not be scored.
     """
 
@@ -64,6 +65,7 @@ class Session:
     timings: dict[str, float] = field(default_factory=dict)
     throughput: dict[str, Throughput] = field(default_factory=dict)
     written: set[int] = field(default_factory=set)
+    sae: SAERecord | None = None
     device: str = field(init=False)
     rows: int = field(init=False)
     quarantined: int = field(init=False)
@@ -72,6 +74,11 @@ class Session:
         self.device = self.plan.device
         self.rows = sum(shard.rows for shard in self.shards.values())
         self.quarantined = sum(shard.quarantined for shard in self.shards.values())
+
+    def use(self, sae: SAERecord) -> None:
+        """Read the SAE as the record says."""
+        self.sae = sae
+        self.plan = self.plan.read_with(sae.scale)
 
     def put(self, shard: Shard) -> None:
         """Enter a shard that was committed, in place of the range's earlier one if there is one."""

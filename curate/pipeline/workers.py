@@ -2,13 +2,12 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 import pyarrow as pa
-import ray
 import torch
 from jaxtyping import Float
 from ray.actor import ActorHandle
@@ -17,18 +16,16 @@ from torch import Tensor
 from curate.datasets import Dataset
 from curate.errors import CurateError, DataError, RunStopped, WorkerLost
 from curate.manifest.rows import QuarantineRow, ScoredRow, quarantine_table, scored_table
-from curate.metrics.weights import FeatureWeights, Places, TopTokens
 from curate.models.family import CutModel, InputBuilder
 from curate.pipeline.files_here import dictionary_here, model_here
 from curate.pipeline.job import Plan
 from curate.pipeline.meter import Meter, Work
 from curate.pipeline.transport import batch_from_bytes, batch_to_bytes
 from curate.pipeline.watch import SEEN_DEATHS_BEFORE_ONE_BY_ONE, STRIKES, Watch, deadline
-from curate.sae.dictionary import Dictionary, load_dictionary
-from curate.scoring.memory import FittingScorer, is_out_of_memory
+from curate.sae.load import load_dictionary
+from curate.scoring.memory import FittingScorer
 from curate.scoring.prepare import Prepared, Text, prepare, quarantined, token_batches
 from curate.scoring.scorer import Scorer
-from curate.scoring.weights_pass import WeightsPass
 
 BATCH, ROWS, FAILURE = "batch", "rows", "failure"
 Columns = dict[str, Any]
@@ -153,19 +150,23 @@ def _good(samples: Iterator[Prepared | QuarantineRow], bad: list[QuarantineRow])
             bad.append(sample)
 
 
-def load(plan: Plan) -> tuple[CutModel, Dictionary]:
-    """The cut model and its dictionary, on this process's device."""
+def load_cut(plan: Plan) -> CutModel:
+    """The model up to its hook layer, on this process's device."""
     _settle(plan)
     info = model_here(plan.model, plan.job.model.name)
-    model = plan.model.family.load_model(info, plan.hook_layer, plan.dtype, plan.device)
-    return model, load_dictionary(dictionary_here(plan), plan.device)
+    return plan.model.family.load_model(info, plan.hook_layer, plan.dtype, plan.device)
 
 
-def load_scorer(plan: Plan, weights: Float[Tensor, " d_sae"] | None) -> Scorer:
-    """The scorer of a plan, with the whole model where a metric needs likelihood, on this process's device."""
+def load_scorer(plan: Plan, weights: Float[Tensor, " d_sae"] | None, cut: CutModel | None = None) -> Scorer:
+    """The scorer of a plan, with the whole model where a metric needs likelihood, on this process's device.
+
+    Args:
+        cut: the cut model, if it is loaded already.
+    """
     here = None if weights is None else weights.to(plan.device)
     if not plan.job.parameters.likelihood_of:
-        return Scorer(*load(plan), plan.job.parameters, here)
+        dictionary = load_dictionary(dictionary_here(plan), plan.device)
+        return Scorer(cut or load_cut(plan), dictionary, plan.job.parameters, here)
     _settle(plan)
     info = model_here(plan.model, plan.job.model.name)
     whole = plan.model.family.load_whole(info, plan.dtype, plan.device)
@@ -235,80 +236,3 @@ class ScoreActor:
                 rows += scorer.score([sample])
         self.watch.put_down(key)
         return rows
-
-
-@ray.remote
-class WeightsActor:
-    """Holds the model; takes its share of the weight samples, then gives or merges what it kept."""
-
-    def __init__(self, plan: Plan, rows: Sequence[int], index: int = 0, suspects: ActorHandle | None = None) -> None:
-        self.plan, self.index, self.suspects = plan, index, suspects
-        self.rows_taken: list[int] = []
-        self.done = Work()
-        self.share = attempt(lambda: WeightsPass(*load(plan), plan.job.parameters, rows, plan.model.context))
-
-    def consume(self, batches: Any) -> None:
-        """Run all batches of one split of the prepared data."""
-        share, meter = self._share(), Meter("weights")
-        for block in batches.iter_batches(batch_size=None, batch_format="numpy"):
-            for kind, payload, made in zip(block["kind"], block["payload"], block["made"], strict=True):
-                check(kind, payload)
-                if kind == BATCH:
-                    batch = batch_from_bytes(payload)
-                    with meter.batch(batch, made, together=False) as done:
-                        self._take(share, batch)
-                    self.done += done[0]
-                else:
-                    self.rows_taken += from_bytes(payload)["source_row"].to_pylist()
-
-    def _take(self, share: WeightsPass, batch: list[Prepared]) -> None:
-        for sample in batch:
-            if self.suspects is not None:
-                ray.get(self.suspects.hold.remote(self.index, sample.source_row))
-            with deadline(self.plan.job.sample_timeout):
-                self._add(share, sample)
-            self.rows_taken.append(sample.source_row)
-        if self.suspects is not None:
-            ray.get(self.suspects.put_down.remote(self.index))
-
-    @staticmethod
-    def _add(share: WeightsPass, sample: Prepared) -> None:
-        """Take the sample in, unless it does not fit into memory; scoring will quarantine it."""
-        try:
-            share.add(sample)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-
-    def _share(self) -> WeightsPass:
-        if isinstance(self.share, Failure):
-            raise RunStopped(self.share.message)
-        return self.share
-
-    def progress(self) -> int:
-        """Samples done so far, bad ones included."""
-        return len(self.rows_taken)
-
-    def taken(self) -> tuple[list[int], Work]:
-        """The source rows of all samples that came, bad ones included, and the work on them."""
-        return self.rows_taken, self.done
-
-    def kept(self) -> tuple[TopTokens | None, TopTokens | None, int]:
-        """What this actor kept, for another to merge; through the CPU, which holds more than a device."""
-        share = self._share()
-        for top in (share.text, share.image):
-            if top is not None:
-                top.to("cpu")
-        return share.text, share.image, share.n_samples
-
-    def merge(self, kept: tuple[TopTokens | None, TopTokens | None, int]) -> None:
-        """Take in what another actor kept."""
-        text, image, n_samples = kept
-        if text is not None and image is not None:
-            self._share().merge(text, image, n_samples)
-
-    def weights(self, plan: Plan) -> tuple[FeatureWeights, dict[str, Places], int]:
-        """The feature weights, on the CPU, the tokens and the number of samples behind them."""
-        share = self._share()
-        weights = share.weights()
-        return FeatureWeights(weights.weight.cpu(), weights.has_weight.cpu()), share.places(), share.n_samples

@@ -7,7 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curate.errors import ConfigurationError
-from curate.sae.dictionary import CONFIG_FILE, WEIGHTS_FILE, DictionaryInfo, TensorReader, known_scale, open_weights
+from curate.sae.dictionary import DictionaryInfo, known_scale
+from curate.sae.formats import open_weights
+from curate.sae.formats.format import TensorReader
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,14 @@ def decoder_weight(info: DictionaryInfo, tensor: TensorReader) -> Float[Tensor, 
     Raises:
         ConfigurationError: there are such factors, and the config does not say that they are meant.
     """
+    weight = tensor("W_dec", info.d_sae, info.d_model)  # first, as it shows whether the config's sizes are true
     factor = tensor("scaling_factor", info.d_sae, default=1.0)
     if not info.config.get("finetuning_scaling_factor") and not torch.allclose(factor, torch.ones_like(factor)):
         raise ConfigurationError(
-            f"{info.path / WEIGHTS_FILE} holds a scaling_factor, and finetuning_scaling_factor is not true in "
-            f"{CONFIG_FILE}: set it there if the decoder is to multiply activations with it, or take it out"
+            f"{info.weights} holds a scaling_factor, and finetuning_scaling_factor is not true in its config: set it "
+            "there if the decoder is to multiply activations with it, or take it out"
         )
-    return tensor("W_dec", info.d_sae, info.d_model) * factor[:, None]
+    return weight * factor[:, None]
 
 
 def decoder_norms(weight: Float[Tensor, "d_sae d_model"]) -> Float[Tensor, " d_sae"]:

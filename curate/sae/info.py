@@ -1,15 +1,15 @@
-"""Everything known about a dictionary."""
+"""Everything known about an SAE."""
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 from jaxtyping import Float
-from safetensors import safe_open
 from torch import Tensor
 
-from curate.sae.dictionary import UNFOLDED, WEIGHTS_FILE, DictionaryInfo, open_weights
+from curate.sae.dictionary import DictionaryInfo
+from curate.sae.formats import FORMATS, open_weights
 
-DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 # What configs before sae_lens 6 say of training, between much that is of no use any more.
 OLD_TRAINING = (
     *("dataset_path", "context_size", "expansion_factor", "lr", "l1_coefficient", "seed", "dead_feature_window"),
@@ -17,37 +17,35 @@ OLD_TRAINING = (
 )
 SHOWN = {
     *("hook_name", "hook_layer", "model_name", "model_hash", "activation_scale", "l0", "num_dead_features"),
+    "activation_units",
     *("sae_lens_version", "sae_lens_training_version", "training_architecture"),
 }
 
 
 def describe(info: DictionaryInfo) -> dict[str, Any]:
-    """All that config, metadata and weights of a dictionary say, as plain JSON values; None is what they do not say.
+    """All that config, metadata and weights of an SAE say, as plain JSON values; None is what they do not say.
 
     Decoder norms and thresholds are [smallest, median, largest], of the weights as they are in the file. `folded` says
-    where the activation scale is: `in the weights`, `on loading` (from elsewhere), `no` (unknown), or None where none
-    is told of. `training` is all else in the metadata, under dotted names.
+    where the activation scale is: `in the weights`, `on loading` (from elsewhere), `open` (to be measured), or None
+    where none is told of. `training` is all else in the metadata, under dotted names.
 
     Raises:
         ConfigurationError: the weights are damaged, not finite, or not of the config's shape.
     """
     tensor = open_weights(info)
     norms = tensor("W_dec", info.d_sae, info.d_model).norm(dim=1)
-    with safe_open(info.path / WEIGHTS_FILE, "pt") as file:
-        dtype = str(file.get_slice("W_dec").get_dtype())
     known = {**info.config, **info.metadata}
     told = {key: known[key] for key in OLD_TRAINING if known.get(key) is not None} | info.metadata
     trained_as = known.get("training_architecture")
-    normalize = info.config["normalize_activations"]
-    if normalize == UNFOLDED:
-        scale, folded = info.scale, "no" if info.scale is None else "on loading"
-    else:
-        scale = known.get("activation_scale")
-        folded = None if scale is None else "in the weights"
+    scale, folded = _scale(info, known)
+    found = FORMATS[info.format]
+    files = chain.from_iterable(info.path.glob(name) for name in (found.weights, *found.files) if ".." not in name)
     return {
         "path": str(info.path),
-        "bytes": sum(file.stat().st_size for file in info.path.iterdir() if file.is_file()),
+        "bytes": sum(file.stat().st_size for file in files),
         "sha256": info.sha256,
+        "format": info.format,
+        "licence": info.licence,
         "architecture": info.architecture,
         "trained_as": None if trained_as == info.architecture else trained_as,
         "d_model": info.d_model,
@@ -59,10 +57,13 @@ def describe(info: DictionaryInfo) -> dict[str, Any]:
         "hook_name": known.get("hook_name"),
         "model_name": info.model_name,
         "model_hash": info.model_hash,
-        "normalize_activations": normalize,
+        "fits": list(info.fits),
+        "normalize_activations": info.config["normalize_activations"],
         "activation_scale": scale,
         "folded": folded,
-        "dtype": DTYPES.get(dtype, dtype),
+        "units": info.units,
+        "default_delta": info.default_delta,
+        "dtype": found.stored_dtype(info.weights),
         "decoder_norms": _range(norms),
         "l0": known.get("l0"),
         "dead_features": known.get("num_dead_features"),
@@ -70,6 +71,15 @@ def describe(info: DictionaryInfo) -> dict[str, Any]:
         "training": dict(_flat(told)),
         "notes": list(info.notes),
     }
+
+
+def _scale(info: DictionaryInfo, known: Mapping[str, Any]) -> tuple[float | None, str | None]:
+    if info.scale is None:
+        return None, "open"
+    if info.scale != 1:
+        return info.scale, "on loading"
+    scale = known.get("activation_scale")
+    return scale, None if scale is None else "in the weights"
 
 
 def _range(values: Float[Tensor, " d_sae"]) -> list[float]:

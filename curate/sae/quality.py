@@ -8,9 +8,14 @@ from jaxtyping import Bool, Float, Int
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from curate.sae.decoder import Decoder
+from curate.sae.dictionary import Dictionary
+
 Modality = Literal["all", "text", "image"]
 # Sun et al. 2025, "Dense SAE latents are features, not bugs" (arXiv:2506.15679).
 DENSE_SHARE = 0.1
+# Activations held at once: tokens × d_sae. 64 MiB in float32, whatever the SAE.
+CHUNK_ELEMENTS = 2**24
 
 
 class Figures(BaseModel):
@@ -76,6 +81,12 @@ class _Sums:
             fired=self.fired + other.fired,
         )
 
+    def to(self, device: str | torch.device) -> "_Sums":
+        """The same on another device."""
+        return _Sums(
+            self.tokens, *(part.to(device) for part in (self.error, self.cosine, self.mean, self.spread, self.fired))
+        )
+
     def figures(self) -> Figures:
         spread, n = float(self.spread), self.tokens
         return Figures(
@@ -122,6 +133,15 @@ class Quality:
         if len(x):
             self.text, self.image = self.text + sums(~is_image), self.image + sums(is_image)
 
+    def merge(self, other: "Quality") -> None:
+        """Take in what another on the same device has taken in."""
+        self.text, self.image = self.text + other.text, self.image + other.image
+
+    def cpu(self) -> "Quality":
+        """Move to the CPU, in place."""
+        self.text, self.image = self.text.to("cpu"), self.image.to("cpu")
+        return self
+
     def result(self) -> Reconstruction:
         """The figures of all tokens taken in."""
         on_text, on_image = self.text.fired > 0, self.image.fired > 0
@@ -132,6 +152,24 @@ class Quality:
             on_text_only=int((on_text & ~on_image).sum()),
             on_image_only=int((on_image & ~on_text).sum()),
         )
+
+
+def reconstruct(
+    dictionary: Dictionary,
+    decoder: Decoder,
+    hidden: Float[Tensor, "tokens d_model"],
+    is_image: Bool[Tensor, " tokens"],
+    quality: Quality,
+) -> Float[Tensor, "tokens d_model"]:
+    """Reconstruct hidden states, chunk by chunk, and take them in; all on the SAE's device."""
+    device = dictionary.weight.device
+    parts = [hidden.float()[:0].to(device)]
+    step = max(1, CHUNK_ELEMENTS // dictionary.d_sae)
+    for states, of_images in zip(hidden.to(device).split(step), is_image.to(device).split(step), strict=True):
+        z = dictionary.encode(states)
+        parts.append(decoder.decode(z, states))
+        quality.add(states, parts[-1], z, of_images)
+    return torch.cat(parts)
 
 
 def text_loss(

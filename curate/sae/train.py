@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from curate.storage import follow_umask
+
 if TYPE_CHECKING:
     from sae_lens.training.sae_trainer import SAETrainer
 
@@ -205,3 +207,4 @@ def save_dictionary(trainer: "SAETrainer[Any, Any]", folder: Path, scale: float,
     for name, value in facts.items():
         setattr(sae.cfg.metadata, name, value)
     sae.save_model(folder)
+    follow_umask(folder)

@@ -1,5 +1,6 @@
 """A model and a dictionary that fit each other."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +10,9 @@ from curate import demo
 from curate.errors import ConfigurationError
 from curate.models import inspect_model
 from curate.models.family import ModelInfo
-from curate.sae.dictionary import DictionaryInfo, inspect_dictionary, known_scale
+from curate.sae.dictionary import DictionaryInfo
+from curate.sae.known import default_sae
+from curate.sae.load import inspect_dictionary
 
 
 class Pair(NamedTuple):
@@ -19,6 +22,24 @@ class Pair(NamedTuple):
     sae: DictionaryInfo
     hook_layer: int
     notes: tuple[str, ...]
+
+
+def sae_for(model_name: str, sae_name: str | None) -> str:
+    """The SAE that is asked for, or else the default one of the model.
+
+    Raises:
+        ValueError: none is asked for, and the model has no default one.
+    """
+    if sae_name is not None:
+        return sae_name
+    if model_name == demo.NAME:
+        return demo.NAME
+    if (entry := default_sae(model_name)) is not None:
+        return entry.name
+    raise ValueError(
+        f"no SAE is named for {model_name}, and it has no default one: name it with --sae (`curate saes --model "
+        f"{model_name}` lists those that fit), in a job file with sae, or train one with `curate sae train`"
+    )
 
 
 def hook_layer(sae: DictionaryInfo, asked: int | None) -> int:
@@ -36,11 +57,13 @@ def hook_layer(sae: DictionaryInfo, asked: int | None) -> int:
 
 
 def agree(model_name: str, sae_name: str, asked_layer: int | None, allow_model_mismatch: bool = False) -> Pair:
-    """Look at a model and a dictionary, and check that they fit each other; loads no weights.
+    """Look at a model and an SAE, and check that they fit each other; loads no weights.
+
+    Whether the SAE's activation scale is folded into its weights may still be open.
 
     Args:
         model_name: a hub id, a folder, or demo.
-        sae_name: a sae_lens folder, RELEASE:SAE_ID, or demo.
+        sae_name: as `curate.sae.find` takes it, or demo.
         asked_layer: a hook layer; by default as the dictionary says.
         allow_model_mismatch: whether the dictionary may have been trained on another model.
 
@@ -49,7 +72,6 @@ def agree(model_name: str, sae_name: str, asked_layer: int | None, allow_model_m
         DataError: the hub cannot be reached.
     """
     sae = inspect_dictionary(demo.resolve(sae_name, demo.SAE))
-    known_scale(sae)
     model = inspect_model(demo.resolve(model_name, demo.MODEL))
     if not model.family.takes_images:
         raise ConfigurationError(
@@ -79,8 +101,10 @@ def agree(model_name: str, sae_name: str, asked_layer: int | None, allow_model_m
 
 def _check_weight_files(model: ModelInfo, sae: DictionaryInfo) -> None:
     """A file that was cut off says so in its header, long before it would be loaded."""
-    for what, folder in (("model", model.path), ("SAE", sae.path)):
-        for file in sorted(folder.glob("*.safetensors")):
+    of_sae = [sae.weights] if sae.weights.suffix == ".safetensors" else []
+    files: dict[str, Iterable[Path]] = {"model": sorted(model.path.glob("*.safetensors")), "SAE": of_sae}
+    for what, paths in files.items():
+        for file in paths:
             try:
                 with safe_open(file, "pt"):
                     pass
@@ -94,6 +118,7 @@ def _model_difference(sae: DictionaryInfo, model: ModelInfo) -> str | None:
         if sae.model_hash == model.sha256:
             return None
         return f"trained on a model with hash {sae.model_hash[:12]}, and {model.name} has {model.sha256[:12]}"
-    if sae.model_name is None or sae.model_name.rpartition("/")[2].lower() == Path(model.name).name.lower():
+    names = [name for name in (sae.model_name, *sae.fits) if name is not None]
+    if not names or Path(model.name).name.lower() in [name.rpartition("/")[2].lower() for name in names]:
         return None
-    return f"trained on {sae.model_name}, and the model is {model.name}"
+    return f"trained on {names[0]}, and the model is {model.name}"

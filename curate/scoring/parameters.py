@@ -53,6 +53,11 @@ class ScoringParameters(MetricParameters):
         return self
 
     @property
+    def reads_activations(self) -> bool:
+        """Whether any metric needs the SAE."""
+        return any(METRICS[name].reads_activations for name in self.metrics)
+
+    @property
     def needs_weights(self) -> bool:
         return any(METRICS[name].needs == "weights" for name in self.metrics)
 

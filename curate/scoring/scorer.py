@@ -149,7 +149,7 @@ class Scorer:
         if not bool(noise.isfinite()):
             error = NonFinite("activations of the SAE are NaN or infinite")
             return quarantined(sample.source_row, error, sample.sample_id)
-        bound = self.dictionary.bound(self.parameters.delta)
+        bound = self.dictionary.bound(self.parameters.bound)
         first, *others = of_texts
         scores = {name: METRICS[name].score(first) for name in self.parameters.metrics}
         for evidence in others:
@@ -163,7 +163,7 @@ class Scorer:
             for text, image, *_ in (evidence.activity for evidence in (first, *others))
         ]
         # Where a feature jumps from zero to any height, a switch may carry it over delta.
-        jumps = near_switch > 0 and self.dictionary.jumps_over(self.parameters.delta)
+        jumps = near_switch > 0 and self.dictionary.jumps_over(self.parameters.bound)
         return ScoredRow(
             sample_id=sample.sample_id,
             source_row=sample.source_row,

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from curate.errors import ConfigurationError
 from curate.metrics.parameters import MetricParameters
@@ -12,6 +14,17 @@ from curate.models.packing import pack
 from curate.sae.dictionary import Dictionary
 from curate.sae.firing import activation_blocks
 from curate.scoring.prepare import Prepared
+
+
+@torch.inference_mode()
+def hidden_alone(model: CutModel, sample: Prepared) -> Float[Tensor, "tokens d_model"] | None:
+    """The hidden states of a sample's scored text, or None if they are not finite.
+
+    It runs alone, so that weights do not depend on the batch size: which of two nearly equal tokens is among the K
+    strongest may move a weight by any amount.
+    """
+    hidden = model.hidden_states(pack([sample.inputs]))
+    return hidden if bool(hidden.isfinite().all()) else None
 
 
 class WeightsPass:
@@ -41,16 +54,13 @@ class WeightsPass:
 
     @torch.inference_mode()
     def add(self, sample: Prepared) -> None:
-        """Run a sample through the model and keep what is strongest.
+        """Run a sample through the model and keep what is strongest; skip it if its hidden states are not finite."""
+        if (hidden := hidden_alone(self.model, sample)) is not None:
+            self.take(sample, hidden)
 
-        A sample whose hidden states are not finite is left out, and of others any activation that is not.
-
-        Each runs alone, so that weights do not depend on the batch size: which of two nearly equal tokens is
-        among the K strongest may move a weight by any amount.
-        """
-        hidden = self.model.hidden_states(pack([sample.inputs]))
-        if not bool(hidden.isfinite().all()):
-            return
+    @torch.inference_mode()
+    def take(self, sample: Prepared, hidden: Float[Tensor, "tokens d_model"]) -> None:
+        """Keep what is strongest of a sample's hidden states; single activations that are not finite are skipped."""
         text, image = self._top_tokens(hidden)
         first = self.first_token[sample.source_row]
         for top, mask in ((text, ~sample.inputs.is_image), (image, sample.inputs.is_image)):

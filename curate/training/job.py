@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 import torch
@@ -28,7 +28,7 @@ from curate.storage import LocalFolder, Location, absolute
 from curate.training.folder import OURS
 
 Method = Literal["sft", "dpo"]
-FAMILIES = ("llava_next", "llava")
+FAMILIES = ("llava_next", "llava", "chameleon")
 BYTES_WITH_OPTIMIZER = 12  # float32 weights, and the two moments of Adam
 _CHECKPOINTS = 3  # two are kept, and one is being written
 
@@ -200,10 +200,7 @@ def plan(job: TrainJob) -> TrainPlan:
     positions = _positions(dataset, rows["source_row"].to_pylist(), job.data)
     spec = job.model or ModelSpec(name=_model_of_run(run))
     model = inspect_model(demo.resolve(spec.name, demo.MODEL))
-    if model.family.model_type not in FAMILIES:
-        raise ConfigurationError(
-            f"--model {spec.name}: its type is {model.family.model_type}; curate trains {' and '.join(FAMILIES)}"
-        )
+    check_family(spec.name, model, job.parameters)
     cluster = cluster_address(job.address)
     device, dtype = device_and_dtype(spec, None if cluster is None else cluster_has_gpus(cluster))
     here = device == "cuda" and cluster is None
@@ -214,6 +211,17 @@ def plan(job: TrainJob) -> TrainPlan:
     _check_max_length(the_plan)
     _check_disk(the_plan)
     return the_plan
+
+
+def check_family(name: str, model: ModelInfo, p: TuningParameters) -> None:
+    """Raise ConfigurationError if curate does not train such models, or not in this way."""
+    kind = model.family.model_type
+    if kind not in FAMILIES:
+        raise ConfigurationError(f"--model {name}: its type is {kind}; curate trains {', '.join(FAMILIES)}")
+    if kind == "chameleon" and not p.freeze_vision_tower:
+        raise ConfigurationError(
+            "--train-vision-tower: Chameleon's VQ encoder rounds images to codes, and no gradient passes through that"
+        )
 
 
 def _positions(dataset: Dataset, source_rows: Sequence[int], data: str) -> list[int]:
@@ -275,15 +283,32 @@ def _check_max_length(the_plan: TrainPlan) -> None:
         )
 
 
-def _check_disk(the_plan: TrainPlan) -> None:
-    model, output = the_plan.model, Path(the_plan.job.output)
+class Footprint(NamedTuple):
+    """Bytes on disk of one training: the tuned model, and the checkpoints that are removed at its end."""
+
+    model: int
+    checkpoints: int
+
+
+def footprint(model: ModelInfo, p: TuningParameters) -> Footprint:
+    """What one training of this model takes of the disk."""
     weights = sum(file.stat().st_size for file in model.path.glob("*.safetensors"))
     n_parameters = model.family.n_parameters(model, model.n_layers - 1)
     # With LoRA a checkpoint has the adapter alone.
-    checkpoints = 0 if the_plan.job.parameters.lora_r else _CHECKPOINTS * BYTES_WITH_OPTIMIZER * n_parameters
-    needed = max(weights, 4 * n_parameters) + checkpoints
-    there = next(folder for folder in (output, *output.parents) if folder.exists())
-    free = shutil.disk_usage(there).free
+    checkpoints = 0 if p.lora_r else _CHECKPOINTS * BYTES_WITH_OPTIMIZER * n_parameters
+    return Footprint(max(weights, 4 * n_parameters), checkpoints)
+
+
+def free_bytes(output: Path) -> int:
+    """Room on the disk that a folder is on, or will be."""
+    there = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
+    return shutil.disk_usage(there).free
+
+
+def _check_disk(the_plan: TrainPlan) -> None:
+    output = Path(the_plan.job.output)
+    needed = sum(footprint(the_plan.model, the_plan.job.parameters))
+    free = free_bytes(output)
     if free < needed:
         raise ConfigurationError(
             f"--output {output}: {free / 1e9:,.1f} GB are free there, and the model with its checkpoints takes about "

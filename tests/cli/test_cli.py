@@ -156,7 +156,7 @@ def test_a_wrong_configuration_file_is_refused(tmp_path, toml, message):
 @pytest.mark.parametrize(
     ("arguments", "message", "code"),
     [
-        (("--dataset", "align-anything"), "no SAE is named for llava-hf/llava-v1.6-mistral-7b-hf", 2),
+        (("--dataset", "align-anything", "--model", "some/model"), "--sae: no SAE is named for some/model", 2),
         (
             ("--dataset", "align-anything", "--model", "demo"),
             "could not be fetched .* name a local copy with --data-dir",
@@ -167,10 +167,11 @@ def test_a_wrong_configuration_file_is_refused(tmp_path, toml, message):
         (("--metric", ""), "--metric: no metric", 2),
         (("--metric", "l0,l0"), "each once|each metric once", 2),
         (("--limit", "0"), "--limit: ", 2),
-        (("--delta", "nan"), "--delta: ", 2),
+        (("--delta", "nan"), "--delta: 'nan' is neither a number from 0 nor auto", 2),
+        (("--delta", "AUTO"), "--delta: 'AUTO' is neither a number from 0 nor auto", 2),
         (("--max-error-rate", "2"), "--max-error-rate: ", 2),
         (("--hook-layer", "1"), "--hook-layer 1: the SAE in .* was trained on layer 2", 2),
-        (("--sae", "nothing"), "--sae nothing: neither a folder nor", 2),
+        (("--sae", "nothing"), "--sae nothing: no such folder, and no other name of an SAE: a folder, a name of", 2),
         (("--model", "/nothing"), "no SAE is named for /nothing", 2),
         (("--model", "/nothing", "--sae", str(demo.SAE)), "--model /nothing: no such folder", 2),
         (("--device", "cuda"), "torch sees no GPU here", 2),

@@ -74,7 +74,9 @@ def test_what_fails_is_said_and_the_exit_code_is_1(tmp_path):
     assert result.stdout.startswith("FAIL data: --dataset none.parquet: neither a known data set")
     assert "ok   storage: " in result.stdout
     assert "Traceback" not in result.stderr
-    (tmp_path / "job.yaml").write_text(PIPELINE.replace("BY", "cosine").replace("demo, limit: 20", "none.jsonl"))
+    (tmp_path / "job.yaml").write_text(
+        PIPELINE.replace("BY", "cosine").replace("demo, limit: 20}", "none.jsonl}, model: {name: some/model}")
+    )
     result = curate("run", "job.yaml", "--dry-run")
     assert result.exit_code == 2  # a stage without an SAE is no job
     refused("job.yaml:4: stages.scores.sae: no SAE is named for ", "doctor", "job.yaml", codes=(2,))

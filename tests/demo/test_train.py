@@ -7,7 +7,7 @@ from sae_lens import SAE
 
 from curate.demo import train, train_model, train_sae
 from curate.models import inspect_model
-from curate.sae.dictionary import inspect_dictionary
+from curate.sae.load import inspect_dictionary
 
 
 @pytest.mark.slow

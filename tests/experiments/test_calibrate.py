@@ -16,6 +16,9 @@ from curate.errors import ConfigurationError
 from curate.experiments.calibrate import CalibrateJob, calibrate, plan
 from curate.experiments.calibration import LAST, Found, sentences
 from curate.experiments.paired_auroc import own_share, paired_auroc
+from curate.manifest.record import read_record
+from curate.storage import location
+from tests.pipeline.test_first_pass import OPEN, sae_folder, unfolded
 
 SCORES = st.lists(st.tuples(*[st.sampled_from((-1.0, 0.0, 0.5, 2.0))] * 2), min_size=2, max_size=30)
 
@@ -183,3 +186,22 @@ def test_what_cannot_be_calibrated_is_refused_before_any_work(tmp_path):
     with pytest.raises(ValueError, match="no damage rust"):
         CalibrateJob(output="x", damages=("rust",))
     assert not (tmp_path / "new").exists()
+
+
+def test_copies_are_read_as_their_originals_were(tmp_path):
+    """Damaged images say nothing about an SAE's scale, nor about its fit."""
+    sae = sae_folder(tmp_path / "sae", unfolded, **OPEN)
+    score = {"output": str(tmp_path / "out" / "original"), "dataset": {"limit": 40}, "model": {"name": "demo"}}
+    job = CalibrateJob.model_validate(
+        {
+            "output": str(tmp_path / "out"),
+            "samples": 20,
+            "damages": ("blank image",),
+            "score": {**score, "sae": str(sae), "parameters": {"metrics": ("cooccurrence",)}},
+        }
+    )
+    calibrate(plan(job), lambda step: None)
+    original, damaged = (read_record(location(str(tmp_path / "out" / name))).sae for name in ("original", "damaged"))
+    assert original is not None
+    assert original.scale != 1
+    assert damaged == original

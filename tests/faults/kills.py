@@ -121,7 +121,7 @@ def actors_of(driver: int) -> list[psutil.Process]:
             title = " ".join(process.cmdline())
         except psutil.Error:
             continue
-        if title.startswith("ray::") and any(name in title for name in ("MapWorker", "WeightsActor")):
+        if title.startswith("ray::") and any(name in title for name in ("MapWorker", "FirstPassActor")):
             found.append(process)
     return found
 

@@ -217,7 +217,7 @@ import torch
 from curate import demo
 from curate.datasets import DatasetSpec, open_dataset
 from curate.models import inspect_model
-from curate.sae.dictionary import inspect_dictionary, load_dictionary
+from curate.sae.load import inspect_dictionary, load_dictionary
 from curate.scoring.memory import FittingScorer
 from curate.scoring.parameters import ScoringParameters
 from curate.scoring.prepare import Prepared, prepare

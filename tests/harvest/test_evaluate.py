@@ -18,7 +18,9 @@ from curate.errors import ConfigurationError, DataError
 from curate.harvest.compare import Spread
 from curate.harvest.evaluate import Evaluation, evaluate
 from curate.harvest.evaluate_job import PICTURE, RESULT, SAEEvaluateJob, plan
+from tests.harvest.test_fold import demo_copy
 from tests.models.small import write_llava_next, write_text_model
+from tests.sae.folders import edit
 
 ROWS, LAYER = 3, demo.HOOK_LAYER
 DATA = {"limit": ROWS, "seed": 11}
@@ -178,7 +180,7 @@ def test_losses_are_those_of_states_replaced_by_another_hook(judged, truth, fold
 
 
 def test_batch_budget_and_chunks_do_not_matter_nor_whether_loss_is_computed(judged, folders, monkeypatch):
-    monkeypatch.setattr("curate.harvest.evaluate.CHUNK_ELEMENTS", 7 * 768)
+    monkeypatch.setattr("curate.sae.quality.CHUNK_ELEMENTS", 7 * 768)
     for batch_size in (1, 100_000):
         found = judge(saes=["demo", folders["random"]], models=[{"name": "demo"}], loss=False, batch_size=batch_size)
         for one, other in zip(judged.judgements, found.judgements, strict=True):
@@ -275,17 +277,29 @@ def test_report_and_pictures_are_written(compared):
     assert {(0, 114, 178), (230, 159, 0), (255, 255, 255)} <= {colour for _, colour in colours}
 
 
-def test_an_unknown_scale_is_estimated_on_the_data_and_said(tmp_path, truth):
-    name = write_sae(tmp_path / "old", 96, normalize="expected_average_only_in")
-    (found,) = judge(saes=[name], models=[{"name": "demo"}], loss=False).judgements
+@pytest.mark.parametrize("undo", [True, False], ids=["unfolded", "folded"])
+def test_an_open_scale_is_measured_on_the_data_and_said(tmp_path, truth, undo):
+    folder, _ = demo_copy(tmp_path / "old", undo)
+    (found,) = judge(saes=[str(folder)], models=[{"name": "demo"}], loss=False).judgements
     x = torch.cat([hidden[kept] for hidden, kept in zip(truth.hidden, truth.kept, strict=True)])
-    scale = 96**0.5 / np.linalg.norm(x.double().numpy(), axis=1).mean()
-    assert f"{scale:.6g}" in found.notes[-2 if "say" in found.notes[-1] else -1]
-    sae = SAE.load_from_disk(name)
+    scale = 96**0.5 / np.linalg.norm(x.double().numpy(), axis=1).mean() if undo else 1.0
+    note = found.notes[-2 if "say" in found.notes[-1] else -1]
+    assert (f"not folded: {scale:.6g} was folded in" if undo else "folded already") in note
+    assert note.count("if folded") == note.count("if not") == 2
+    edit(folder, normalize_activations="none")
+    sae = SAE.load_from_disk(folder)
     sae.fold_activation_norm_scaling_factor(scale)
     with torch.no_grad():
         mse = ((sae.decode(sae.encode(x)) - x).double() ** 2).mean()
     assert found.reconstruction.modalities["all"].mse == pytest.approx(float(mse), rel=1e-5)
+    assert found.reconstruction.modalities["all"].explained_variance > 0.9
+
+
+def test_an_open_scale_that_cannot_be_told_is_refused_with_both_figures(tmp_path):
+    name = write_sae(tmp_path / "random", 96, normalize="expected_average_only_in")
+    with pytest.raises(ConfigurationError, match="cannot be told") as caught:
+        judge(saes=[name], models=[{"name": "demo"}], loss=False)
+    assert str(caught.value).count(" if folded") == 2
 
 
 def test_data_that_it_was_trained_on_are_named(tmp_path):

@@ -1,11 +1,11 @@
-"""Scales estimated and folded: against sae_lens's own folding, and on the demo, whose true scale is known."""
+"""Scales settled: whether they are folded measured on the demo, and what is missing estimated; nothing folded twice."""
 
 import json
 from dataclasses import replace
 
+import pyarrow.parquet as pq
 import pytest
 import torch
-from sae_lens import SAE
 from safetensors.torch import load_file, save_file
 from typer import Typer
 from typer.testing import CliRunner
@@ -13,25 +13,22 @@ from typer.testing import CliRunner
 from curate import demo
 from curate.cli import sae_fold
 from curate.datasets import DatasetSpec, open_dataset
-from curate.errors import ConfigurationError
-from curate.harvest import fold as module
-from curate.harvest.evaluate_job import HELD_OUT_SEED
-from curate.harvest.fold import check_foldable, fold
+from curate.errors import ConfigurationError, DataError
+from curate.harvest import reading as module
+from curate.harvest.evaluate_job import HELD_OUT_SEED, SAEEvaluateJob
+from curate.harvest.evaluate_job import plan as evaluate_plan
+from curate.harvest.fold import check_open
+from curate.harvest.reading import first_states, measured
 from curate.models import ModelSpec
 from curate.models.packing import pack
-from curate.pipeline.job import ScoreJob, plan
-from curate.sae.decoder import load_decoder
-from curate.sae.dictionary import inspect_dictionary, load_dictionary
+from curate.pipeline.job import ScoreJob
+from curate.pipeline.score import score
+from curate.sae.load import inspect_dictionary, load_dictionary
 from curate.sae.scale import estimate_scale
 from curate.sample import Sample
-from tests.sae.test_decoder import close, of
-from tests.sae.test_dictionary import D_MODEL, D_SAE, HIDDEN, configs, edit, old, saved
+from tests.sae.folders import D_MODEL, HIDDEN, configs, edit, saved
 
 SCALE = D_MODEL**0.5 / (sum(float((row * row).sum()) ** 0.5 for row in HIDDEN) / len(HIDDEN))
-
-
-def unfolded(folder, sae):
-    return inspect_dictionary(edit(saved(folder, sae), normalize_activations="expected_average_only_in"))
 
 
 @pytest.mark.parametrize("chunks", [[200], [1, 0, 150, 49]])
@@ -53,112 +50,71 @@ def test_no_estimate_is_made_up(hidden, message):
         estimate_scale(hidden)
 
 
-@pytest.mark.parametrize("sae", list(configs())[:10], ids=of)
-def test_a_folded_copy_does_what_sae_lens_does_with_the_scale_folded(tmp_path, sae):
-    info = unfolded(tmp_path / "old", sae)
-    scale = fold(info, HIDDEN.split(64), tmp_path / "new", {"model": "m"})
-    assert scale == pytest.approx(SCALE, rel=1e-6)
-    expected = SAE.load_from_disk(info.path)
-    # Activations keep their normalised units, which sae_lens's folding changes where it rescales by decoder norms.
-    z = expected.encode(HIDDEN * scale)
-    expected.fold_activation_norm_scaling_factor(scale)
-    copy = SAE.load_from_disk(tmp_path / "new")
-    close(copy.encode(HIDDEN), z)
-    close(copy(HIDDEN), expected(HIDDEN))
-    found = inspect_dictionary(str(tmp_path / "new"))
-    close(load_dictionary(found).encode(HIDDEN), z)
-    close(load_decoder(found).decode(z.detach(), HIDDEN), expected(HIDDEN))
-    close(load_dictionary(replace(info, scale=scale)).encode(HIDDEN), z)
-    assert (found.scale, found.hook_layer, found.notes, found.k) == (1.0, 3, (), info.k)
-    assert copy.cfg.metadata.activation_scale == scale
-    assert copy.cfg.metadata.activation_scale_estimated_from == {"model": "m", "tokens": 200}
-
-
-def test_an_old_files_words_and_factors_come_along(tmp_path):
-    factor = torch.rand(D_SAE, generator=torch.Generator().manual_seed(3)) + 0.5
-    path = old(tmp_path / "old", factor, finetuning_scaling_factor=True, normalize_activations=True)
-    info = inspect_dictionary(str(path))
-    scale = fold(info, [HIDDEN], tmp_path / "new", {})
-    tensors = load_file(path / "sae_weights.safetensors")
-    z = ((HIDDEN * scale - tensors["b_dec"]) @ tensors["W_enc"] + tensors["b_enc"]).clamp(min=0)
-    copy = SAE.load_from_disk(tmp_path / "new")
-    close(copy(HIDDEN), ((z * factor) @ tensors["W_dec"] + tensors["b_dec"]) / scale)
-    metadata = copy.cfg.metadata
-    assert (metadata.model_name, metadata.hook_name, metadata.lr) == ("gemma-2b", "blocks.6.hook_resid_post", 0.0004)
-    assert "finetuning_scaling_factor" not in metadata
-    found = inspect_dictionary(str(tmp_path / "new"))
-    assert (found.hook_layer, found.model_name, found.notes) == (6, "gemma-2b", ())
-
-
-def test_nothing_is_written_where_something_is(tmp_path):
-    info = unfolded(tmp_path / "old", next(configs()))
-    (tmp_path / "new").mkdir()
-    (tmp_path / "new" / "notes.txt").write_text("mine")
-    with pytest.raises(ConfigurationError, match="not an empty folder"):
-        fold(info, [HIDDEN], tmp_path / "new", {})
-    assert [file.name for file in (tmp_path / "new").iterdir()] == ["notes.txt"]
-    (tmp_path / "file").write_text("mine")
-    with pytest.raises(ConfigurationError, match="not an empty folder"):
-        fold(info, [HIDDEN], tmp_path / "file", {})
-    with pytest.raises(ConfigurationError, match="cannot be written"):
-        fold(info, [HIDDEN], tmp_path / "file" / "new", {})
-    (tmp_path / "empty").mkdir()
-    fold(info, [HIDDEN], tmp_path / "empty", {})
-    assert {file.name for file in tmp_path.iterdir()} == {"old", "new", "file", "empty"}
-
-
-def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
-    info = unfolded(tmp_path / "old", next(configs()))
-
-    def full(tensors, path):
-        path.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(module, "save_file", full)
-    with pytest.raises(ConfigurationError, match="cannot be written: No space left"):
-        fold(info, [HIDDEN], tmp_path / "new", {})
-    assert [file.name for file in tmp_path.iterdir()] == ["old"]
-
-
 def test_what_needs_no_estimate_is_not_folded_again(tmp_path):
     folder = saved(tmp_path / "sae", next(configs()))
     with pytest.raises(ConfigurationError, match="there is no scale to fold"):
-        check_foldable(inspect_dictionary(str(folder)), tmp_path / "new")
+        check_open(inspect_dictionary(str(folder)))
     name = edit(folder, normalize_activations="expected_average_only_in")
+    check_open(inspect_dictionary(name))
     (folder / "activation_scaler.json").write_text('{"scaling_factor": 0.25}')
-    with pytest.raises(ConfigurationError, match=r"0\.25 is known"):
-        check_foldable(inspect_dictionary(name), tmp_path / "new")
+    with pytest.raises(ConfigurationError, match=r"0\.25 is known, .*: curate sae import .*sae --output DIR"):
+        check_open(inspect_dictionary(name))
 
 
-@pytest.fixture
-def demo_unfolded(tmp_path):
-    """The demo's dictionary as it would be had its scale never been folded in, nor written anywhere."""
+def demo_copy(folder, undo: bool):
+    """The demo's SAE with a config that leaves its scale open, with or without its folding undone; and its scale."""
     config = json.loads((demo.SAE / "cfg.json").read_text())
     scale = config["metadata"].pop("activation_scale")
     tensors = load_file(demo.SAE / "sae_weights.safetensors")
-    tensors["W_enc"] /= scale
-    tensors["W_dec"] *= scale
-    tensors["b_dec"] *= scale
-    folder = tmp_path / "unfolded"
+    if undo:
+        tensors["W_enc"] /= scale
+        tensors["W_dec"] *= scale
+        tensors["b_dec"] *= scale
     folder.mkdir()
     save_file(tensors, folder / "sae_weights.safetensors")
     (folder / "cfg.json").write_text(json.dumps({**config, "normalize_activations": "expected_average_only_in"}))
     return folder, scale
 
 
-def test_the_demo_dictionarys_scale_is_found_again(tmp_path, demo_unfolded, demo_builder, demo_cut):
-    folder, scale = demo_unfolded
+@pytest.fixture
+def demo_unfolded(tmp_path):
+    return demo_copy(tmp_path / "unfolded", undo=True)
+
+
+@pytest.fixture
+def demo_folded(tmp_path):
+    return demo_copy(tmp_path / "folded", undo=False)
+
+
+def run(*arguments):
     app = Typer()
     app.command()(sae_fold.fold)
+    return CliRunner().invoke(app, list(map(str, arguments)))
+
+
+def refused(reason, *arguments) -> str:
+    result = run(*arguments)
+    assert isinstance(result.exception, ConfigurationError), result.output
+    message = str(result.exception)
+    assert reason in message
+    return message
+
+
+def test_the_demo_dictionarys_scale_is_found_again(tmp_path, demo_unfolded, demo_builder, demo_cut):
+    folder, scale = demo_unfolded
     arguments = [str(folder), "--on", "demo", "--limit", "24", "--output", str(tmp_path / "new")]
-    result = CliRunner().invoke(app, [*arguments, "--json"])
+    result = run(*arguments, "--json")
     assert result.exit_code == 0, result.output
-    assert "its scale is in no file" in result.stderr
+    assert "its activation scale is not folded (" in result.stderr
+    assert result.stderr.count(" if folded") == 2
     found = json.loads(result.stdout)
     # The demo's was estimated on other samples, without planted defects.
     assert found["activation_scale"] == pytest.approx(scale, rel=0.05)
     metadata = inspect_dictionary(str(tmp_path / "new")).metadata
     source = metadata["activation_scale_estimated_from"]
+    reading = metadata["activation_scale_reading"]
+    assert (reading["taken"], reading["rows"], metadata["activation_units"]) == ("unfolded", 24, "normalised")
+    assert found["reading"]["unexplained"] == reading["unexplained"]
     assert metadata["activation_scale"] == found["activation_scale"]
     assert (source["model"], source["hook_layer"], source["rows"]) == ("demo", demo.HOOK_LAYER, 24)
     assert source["model_hash"] == metadata["model_hash"]
@@ -171,13 +127,101 @@ def test_the_demo_dictionarys_scale_is_found_again(tmp_path, demo_unfolded, demo
             norms += [sum(value * value for value in hidden[at]) ** 0.5 for at in places]
     assert source["tokens"] == len(norms) > 2000
     assert found["activation_scale"] == pytest.approx(96**0.5 * len(norms) / sum(norms), rel=1e-5)
-    again = CliRunner().invoke(app, arguments)
-    assert isinstance(again.exception, ConfigurationError)
-    assert "not an empty folder" in str(again.exception)
+    refused("not an empty folder", *arguments)
+    hidden = torch.randn(50, 96, generator=torch.Generator().manual_seed(0)) * 5
+    z = load_dictionary(replace(inspect_dictionary(str(folder)), scale=found["activation_scale"])).encode(hidden)
+    torch.testing.assert_close(load_dictionary(inspect_dictionary(str(tmp_path / "new"))).encode(hidden), z)
 
 
-def test_nothing_is_scored_with_an_unknown_scale(tmp_path, demo_unfolded):
-    job = ScoreJob(output=str(tmp_path / "run"), model=ModelSpec(name="demo"), sae=str(demo_unfolded[0]))
-    with pytest.raises(ConfigurationError, match=r"curate sae fold .*unfolded --on MODEL"):
-        plan(job)
-    assert not (tmp_path / "run").exists()
+def test_what_is_folded_is_not_folded_twice(tmp_path, demo_folded):
+    arguments = (demo_folded[0], "--on", "demo", "--limit", "24", "--output", tmp_path / "new")
+    message = refused("its activation scale is folded into its weights already", *arguments)
+    assert message.count("if folded") == message.count("if not") == 2
+    assert f"curate sae import {demo_folded[0]} --on MODEL --output DIR" in message
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_cannot_be_told_is_not_folded(tmp_path, demo_unfolded):
+    folder = demo_unfolded[0]
+    tensors = load_file(folder / "sae_weights.safetensors")
+    generator = torch.Generator().manual_seed(0)
+    shuffled = {key: each[torch.randperm(len(each), generator=generator)] for key, each in tensors.items()}
+    save_file(shuffled, folder / "sae_weights.safetensors")
+    arguments = (folder, "--on", "demo", "--limit", "24", "--output", tmp_path / "new")
+    assert refused("cannot be told", *arguments).count(" if folded") == 2
+    assert not (tmp_path / "new").exists()
+
+
+def test_options_that_do_not_fit_are_refused_before_any_work(tmp_path, demo_unfolded, monkeypatch):
+    monkeypatch.setattr(module, "all_chunks", None)
+    folder, output = demo_unfolded[0], tmp_path / "new"
+    refused("was trained on layer 2", folder, "--on", "demo", "--output", output, "--hook-layer", "1")
+    refused("there is no scale to fold", demo.SAE, "--on", "demo", "--output", output)
+    refused("not an empty folder", folder, "--on", "demo", "--output", folder)
+
+
+# The first hidden states of a harvest
+
+
+def harvest(**dataset):
+    ((found, _),) = evaluate_plan(SAEEvaluateJob(dataset=DatasetSpec(**{"seed": 5, **dataset}))).passes
+    return found
+
+
+def test_reading_ends_with_the_block_that_makes_tokens_enough(monkeypatch):
+    monkeypatch.setattr(module, "MOST_TOKENS", 200)
+    hidden, is_image = first_states(harvest(limit=100))
+    assert min(int(is_image.sum()), int((~is_image).sum())) >= 200
+    monkeypatch.setattr(module, "MOST_TOKENS", 10**9)
+    most, _ = first_states(harvest(limit=100))
+    assert len(most) > 3 * len(hidden)
+    assert torch.equal(most[: len(hidden)], hidden)
+    # Four blocks at most, of 16 rows each, the last of them being shorter.
+    everything = sum(len(chunk.hidden) for _, chunk in module.all_chunks(harvest(limit=100)))
+    assert len(most) < 0.75 * everything
+    few, _ = first_states(harvest(limit=10))
+    assert len(few) == sum(len(chunk.hidden) for _, chunk in module.all_chunks(harvest(limit=10)))
+
+
+def test_rows_that_cannot_be_used_give_nothing_to_measure_on(tmp_path, demo_unfolded):
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (texts / "a.txt").write_bytes(b"\xff\xfe\xff")
+    found = harvest(name=str(texts), seed=0)
+    with pytest.raises(DataError, match=r"none of the first rows of .* gives demo a token, such as: NotUtf8"):
+        measured(inspect_dictionary(str(demo_unfolded[0])), found)
+
+
+def test_an_sae_of_texts_after_images_is_not_told_from_bare_texts(tmp_path, demo_unfolded, demo_folded):
+    """The demo model's text tokens without an image are others than those that its SAE learned from."""
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    words = ["What colour is the circle?", "The circle is red.", "Describe the image.", "A blue square is left of it."]
+    for number, text in enumerate(words):
+        (texts / f"{number}.txt").write_text(text)
+    for folder, _ in (demo_unfolded, demo_folded):
+        with pytest.raises(ConfigurationError, match=r"cannot be told: .* on text tokens \d"):
+            measured(inspect_dictionary(str(folder)), harvest(name=str(texts), seed=0))
+
+
+def test_a_scale_moved_from_the_config_into_the_weights_changes_no_score(tmp_path):
+    """By a power of 2, which changes no bit of a product."""
+    scored = []
+    for factor in (1.0, 0.25):
+        folder = tmp_path / f"{factor}"
+        folder.mkdir()
+        tensors = load_file(demo.SAE / "sae_weights.safetensors")
+        unfolded = {"W_enc": 1 / factor, "W_dec": factor, "b_dec": factor}
+        save_file(
+            {key: each * unfolded.get(key, 1) for key, each in tensors.items()}, folder / "sae_weights.safetensors"
+        )
+        config = json.loads((demo.SAE / "cfg.json").read_text())
+        (folder / "cfg.json").write_text(json.dumps({**config, "normalize_activations": "expected_average_only_in"}))
+        (folder / "activation_scaler.json").write_text(json.dumps({"scaling_factor": factor}))
+        options = {"dataset": DatasetSpec(limit=24), "model": ModelSpec(name="demo"), "sae": str(folder)}
+        job = ScoreJob(output=str(tmp_path / f"run-{factor}"), **options)
+        score(job, lambda step: None, lambda plan, rows: None)
+        scored.append(pq.read_table(tmp_path / f"run-{factor}" / "manifest.parquet"))
+    one, other = scored
+    assert one.num_rows == 24
+    assert one.equals(other)

@@ -13,10 +13,10 @@ from curate.interpret.steer.edits import Mode, Positions, rotated, steered
 from curate.models.packing import pack
 from curate.sae import firing
 from curate.sae.decoder import load_decoder
-from curate.sae.dictionary import inspect_dictionary, load_dictionary
 from curate.sae.firing import activations_of
+from curate.sae.load import inspect_dictionary, load_dictionary
+from tests.sae.folders import D_MODEL, D_SAE, HIDDEN, configs, edit, saved
 from tests.sae.test_decoder import of
-from tests.sae.test_dictionary import D_MODEL, D_SAE, HIDDEN, configs, edit, saved
 
 FEATURES = (3, 17, 40)
 LEVELS = torch.tensor([0.7, -1.2, 2.0])

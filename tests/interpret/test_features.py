@@ -158,7 +158,7 @@ def test_the_command_draws_cards_of_a_run(scored_run, tmp_path):
         (("RUN", "--print-job"), "--print-job goes with --images, not with a run"),
         (("--images", "digits", "--rank", "difference"), "--rank goes with --by-class"),
         (("--images", "digits", "--feature", "3"), "--feature goes with a run"),
-        (("--images", "./nowhere"), "no SAE is named for llava-hf/"),
+        (("--images", "./nowhere", "--model", "some/model"), "no SAE is named for some/model"),
         (("--images", "nowhere"), "--images: nowhere: neither a known set of labelled images"),
         (("--images", "./nowhere", "--model", "demo"), "neither a known set of labelled images"),
         (("--images", "digits", "--poolings", "median"), "--poolings: median is no pooling"),

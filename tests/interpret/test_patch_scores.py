@@ -15,10 +15,10 @@ from curate.interpret.patches.scores import METHODS, patch_scores, ranked
 from curate.models.packing import pack
 from curate.models.patches import Box, Patches, View
 from curate.sae import firing
-from curate.sae.dictionary import inspect_dictionary, load_dictionary
+from curate.sae.load import inspect_dictionary, load_dictionary
 from tests import oracle
 from tests.models.test_patches import boxes, shared
-from tests.sae.test_dictionary import D_MODEL, D_SAE, configs, saved
+from tests.sae.folders import D_MODEL, D_SAE, configs, saved
 
 DELTA = 1.0
 

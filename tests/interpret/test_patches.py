@@ -326,7 +326,7 @@ def test_a_job_file_does_the_same(study, tmp_path):
         (["--methods", "l0", "--weights", "x"], "--weights: cosine alone reads them"),
         (["--weights", "nowhere"], "does not hold whole feature weights"),
         (["--images", "nowhere", "--model", "demo", "--sae", "demo"], "neither a known set of labelled images"),
-        (["--images", "./nowhere"], "--sae: no SAE is named for llava-hf/llava-v1.6-mistral-7b-hf"),
+        (["--images", "./nowhere", "--model", "some/model"], "--sae: no SAE is named for some/model"),
         (["--classes", "circle,hexagon"], "--classes: demo-shapes has no hexagon"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -297,7 +297,6 @@ def test_more_processes_say_the_same(study, tmp_path):
         ({"feature_counts": (0,)}, "greater than or equal to 1"),
         ({"repeats": 0}, "greater than or equal to 1"),
         ({"model": {"name": "/models/x"}}, "no SAE is named for /models/x"),
-        ({"images": {"name": "/photos"}}, "no SAE is named for llava-hf"),
         ({"output": "s3://bucket/x"}, "written on this machine"),
         ({"thresholds": (0.0,)}, "Extra inputs"),
     ],
@@ -372,7 +371,7 @@ def test_too_many_left_out_is_said_with_the_class(photos, tmp_path):
     [
         (["--poolings", "mean"], "--poolings: mean is no pooling"),
         (["--binarise", "x"], "--binarise: Input should be a valid number"),
-        (["--images", "/photos"], "--sae: no SAE is named for llava-hf"),
+        (["--images", "/photos", "--model", "some/model"], "--sae: no SAE is named for some/model"),
         (["--images", "digits", "--classes", "one,eleven"], "digits has no eleven"),
         (["--hook-layer", "1"], "was trained on layer 2"),
         (["--sample", "20"], "of demo-shapes's class circle, with 5 of 20 images, that leaves none to learn from"),

@@ -139,7 +139,7 @@ def write_llava_next(path: Path, kind: str) -> Path:
     return save(hf.LlavaNextForConditionalGeneration(config), path)
 
 
-def write_chameleon(path: Path, swin_norm: bool) -> Path:
+def write_chameleon(path: Path, swin_norm: bool, context: int = CONTEXT) -> Path:
     codes = [code_name(code) for code in range(CODES)]
     vocabulary = write_tokenizer(path, special=SPECIAL["chameleon"], plain=codes, sep_token="<reserved08706>")
     edge = 4 * SIDE
@@ -150,7 +150,7 @@ def write_chameleon(path: Path, swin_norm: bool) -> Path:
     )
     processor.save_pretrained(path)
     config = hf.ChameleonConfig(
-        **SIZES,
+        **{**SIZES, "max_position_embeddings": context},
         num_key_value_heads=2,
         swin_norm=swin_norm,
         vocabulary_map=vocabulary,

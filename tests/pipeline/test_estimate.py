@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curate.pipeline.estimate import estimate
+from curate.pipeline.first_pass import weight_actors
 from curate.pipeline.job import ScoreJob, plan
 from curate.pipeline.probe import Probe
-from curate.pipeline.weights import weight_actors
 
-PROBE = Probe("node", 16, (), 100.0, 0.5, 2.0, 0.0, True, 1, ())
+PROBE = Probe("node", samples=16, tokens=100.0, prepare_seconds=0.5, scored=16, score_seconds=2.0)
 
 
 def simulated(samples: int, prepare: float, workers: int, score: float, actors: int) -> float:

@@ -16,7 +16,8 @@ from curate.pipeline import cluster, preflight
 from curate.pipeline.cluster import places, prepare_workers, shortage
 from curate.pipeline.job import ScoreJob, plan
 from curate.pipeline.preflight import examine
-from curate.pipeline.probe import probe
+from curate.pipeline.probe import Probe, probe
+from curate.pipeline.trial import Limits
 from curate.scoring.memory import batch_tokens
 from curate.scoring.scorer import Scorer
 from tests.hostile import write_broken_table
@@ -32,19 +33,25 @@ def no_ray(monkeypatch):
     monkeypatch.setattr(preflight, "_on_the_cluster", lambda *_: [])
 
 
+def probed(*arguments, **options) -> Probe:
+    """All that a probe measures."""
+    *_, seen = probe(*arguments, **options)
+    return seen
+
+
 def found(job: ScoreJob, **options) -> dict[str, tuple[str, str]]:
     return {finding.check: (finding.state, finding.text) for finding in examine(job, **options)}
 
 
 def test_nothing_is_wrong_with_the_demo_and_nothing_is_left_behind(tmp_path, demo_prepared):
     job = ScoreJob(output=tmp_path / "run", dataset=DatasetSpec(limit=160))
-    findings = {finding.check: finding for finding in examine(job, price=2.0)}
+    findings = {finding.check: finding for finding in examine(job, price=2.0, limits=Limits(600))}
     # The demo model is so small that it may wait for its data.
     assert {finding.state for name, finding in findings.items() if name != "throughput"} == {"ok"}, findings
     assert findings["throughput"].state != "fail"
     assert list(findings) == [
         *("data", "sample", "model and SAE", "output", "storage", "settings", "cluster"),
-        *("memory", "object store", "throughput", "time"),
+        *("memory", "object store", "throughput", "time", "SAE's fit", "computed GPU hours"),
     ]
     assert list(tmp_path.iterdir()) == []
     # Every tenth sample was looked at.
@@ -105,11 +112,11 @@ def test_a_disk_without_room_is_found(tmp_path, monkeypatch):
 
 
 def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(the_plan, monkeypatch):
-    monkeypatch.setattr("curate.pipeline.probe.load", lambda _: pytest.fail("it was loaded"))
+    monkeypatch.setattr("curate.pipeline.probe.load_scorer", lambda *_: pytest.fail("it was loaded"))
     family = replace(the_plan.model.family, n_parameters=lambda *_: 10**13)
     large = replace(the_plan, model=replace(the_plan.model, family=family))
     with pytest.raises(ConfigurationError, match=r"10000\.0 billion parameters up to layer 2 .* take 40\.0 TB"):
-        probe(large, range(4), actors_here=1)
+        probed(large, range(4), actors_here=1)
 
 
 def test_the_parameters_that_are_loaded_are_counted(the_plan, demo_cut):
@@ -129,24 +136,24 @@ def test_a_batch_that_does_not_fit_is_told_of(the_plan, monkeypatch):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return score(self, batch)
 
-    assert probe(the_plan, range(16), actors_here=1).batch_fits
+    assert probed(the_plan, range(16), actors_here=1).batch_fits
     monkeypatch.setattr(Scorer, "score", small_device)
-    measured = probe(the_plan, range(16), actors_here=1)
+    measured = probed(the_plan, range(16), actors_here=1)
     assert not measured.batch_fits
-    # Sixteen samples over and over, and still a whole batch's work.
-    assert 0.9 * 3072 < tokens[0] <= 3072
+    # After one sample: sixteen over and over, and still a whole batch's work.
+    assert 0.9 * 3072 < tokens[1] <= 3072
     [split, _] = preflight._memory(the_plan, measured)
     assert split.state == "warn"
     assert "--batch-size 3,072 tokens does not fit, and is split each time: lower it" in split.text
 
 
 def test_a_share_of_memory_that_is_taken_or_nearly_is_told_of(the_plan):
-    measured = probe(the_plan, range(4), actors_here=1)
+    measured = probed(the_plan, range(4), actors_here=1)
     alone = measured.memory[0].room
     for room, state in ((alone, "ok"), (measured.memory[0].peak * 1.05, "warn"), (measured.memory[0].peak - 1, "fail")):
         tight = replace(measured, memory=(replace(measured.memory[0], room=int(room)),))
         assert [finding.state for finding in preflight._memory(the_plan, tight)] == [state]
-    shared = probe(the_plan, range(4), actors_here=1000).memory[0]
+    shared = probed(the_plan, range(4), actors_here=1000).memory[0]
     assert shared.room < alone / 900
 
 
@@ -169,7 +176,7 @@ def test_numbers_are_said_whole(number, said):
 
 
 def test_actors_that_would_wait_are_told_of(the_plan):
-    measured = replace(probe(the_plan, range(4), actors_here=1), prepare_seconds=1.0, score_seconds=0.1)
+    measured = replace(probed(the_plan, range(4), actors_here=1), prepare_seconds=1.0, score_seconds=0.1)
     time_needed = preflight.estimate(the_plan, measured, 10, 2, None)
     finding = preflight._throughput(measured, 2, time_needed)
     assert finding.state == "warn"

@@ -25,11 +25,12 @@ from curate.manifest.inputs import RunInputs, read_inputs, write_inputs
 from curate.manifest.ledger import read_ledger, read_shard, shard_file
 from curate.manifest.lock import locked
 from curate.manifest.quarantine import quarantined_rows
-from curate.manifest.record import MANIFEST, read_record
+from curate.manifest.record import MANIFEST, read_record, read_sae
 from curate.manifest.weights import WEIGHTS_FILE, read_weights, write_weights
 from curate.models import ModelSpec
 from curate.pipeline import job as job_module
 from curate.pipeline import score as score_module
+from curate.pipeline.first_pass import FirstPass
 from curate.pipeline.folder import check_output, open_folder
 from curate.pipeline.job import ScoreJob, inputs, plan
 from curate.pipeline.meter import Work
@@ -391,7 +392,9 @@ def test_weights_that_were_lost_are_computed_again_and_must_be_the_same(copy, wh
     shutil.rmtree(copy / "run" / "weights")
     monkeypatch.setattr(score_module, "local_or_remote_ray", lambda *_: contextlib.nullcontext())
     other = weights.model_copy(update={"sha256": "other"})
-    monkeypatch.setattr(score_module, "make_weights", lambda *_: (other, Work(), 0))
+    sae = read_sae(copy / "run", read_record(copy / "run").hashes.sae)
+    assert sae is not None
+    monkeypatch.setattr(score_module, "first_pass", lambda *_: FirstPass(sae, other, Work(), 0))
     with pytest.raises(DataError, match="were lost or replaced"):
         run(job(copy / "run", copy / "data"))
 

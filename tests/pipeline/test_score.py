@@ -84,7 +84,7 @@ def test_a_run_is_whole_and_its_record_says_what_it_was_made_from(demo_run):
     assert [check for check in verify_run(folder) if not check.ok] == []
     assert read_record(folder) == record
     assert record.status == "complete"
-    names = {MANIFEST, QUARANTINE, "run.json", "inputs.json", "weights", "shards", ".lock"}
+    names = {MANIFEST, QUARANTINE, "run.json", "inputs.json", "sae.json", "weights", "shards", ".lock"}
     assert {path.name for path in folder.iterdir()} == names
     weights = json.loads((folder / "weights" / "feature_weights.json").read_text())
     assert weights["samples"] == 100

@@ -10,21 +10,12 @@ from safetensors.torch import load_file, save_file
 
 from curate.errors import ConfigurationError
 from curate.sae.decoder import load_decoder
-from curate.sae.dictionary import inspect_dictionary, load_dictionary
-from tests.sae.test_dictionary import D_MODEL, D_SAE, HIDDEN, configs, edit, old, saved
-
-
-def close(found, expected):
-    torch.testing.assert_close(found, expected.detach(), atol=1e-4, rtol=1e-5)
+from curate.sae.load import inspect_dictionary, load_dictionary
+from tests.sae.folders import D_MODEL, D_SAE, HIDDEN, close, configs, edit, of, old, saved
 
 
 def reconstructed(info):
     return load_decoder(info).decode(load_dictionary(info).encode(HIDDEN), HIDDEN)
-
-
-def of(sae):
-    rescaled = "-rescaled" if getattr(sae.cfg, "rescale_acts_by_decoder_norm", False) else ""
-    return f"{sae.cfg.architecture()}{rescaled}-{sae.cfg.normalize_activations}-{sae.cfg.apply_b_dec_to_input}"
 
 
 @pytest.mark.parametrize("sae", configs(), ids=of)
@@ -78,7 +69,7 @@ def standard(tmp_path):
 
 def test_an_unknown_scale_is_refused_and_an_estimate_taken(standard):
     info = inspect_dictionary(edit(standard, normalize_activations="expected_average_only_in"))
-    with pytest.raises(ConfigurationError, match="curate sae fold"):
+    with pytest.raises(ConfigurationError, match="curate sae import"):
         load_decoder(info)
     close(reconstructed(replace(info, scale=0.5)), SAE.load_from_disk(standard)(HIDDEN * 0.5) / 0.5)
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from curate.sae import firing
-from curate.sae.dictionary import inspect_dictionary, load_dictionary
 from curate.sae.firing import measure_firing
-from tests.sae.test_dictionary import D_SAE, HIDDEN, configs, saved
+from curate.sae.load import inspect_dictionary, load_dictionary
+from tests.sae.folders import D_SAE, HIDDEN, configs, saved
 
 
 @pytest.fixture(params=[(20, 70), (1000, 70), (10**6, 10**6)], ids=["tiny blocks", "small blocks", "one block"])

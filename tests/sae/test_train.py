@@ -88,6 +88,8 @@ def test_the_saved_dictionary_has_its_scale_folded(tmp_path, architecture):
     torch.testing.assert_close(folded(hidden), plain(hidden * scale) / scale, atol=2e-4, rtol=1e-4)
     assert folded.cfg.metadata.hook_layer == 3
     assert folded.cfg.normalize_activations == "none"
+    weights_file, config = tmp_path / "sae_weights.safetensors", tmp_path / "cfg.json"
+    assert weights_file.stat().st_mode == config.stat().st_mode
 
 
 def test_papers_settings_are_the_defaults():

@@ -1,5 +1,6 @@
 """What `curate patches` is asked to do, and the check that it can be done before any weights are loaded."""
 
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -10,6 +11,7 @@ from curate.interpret.patches.classify import Score
 from curate.interpret.patches.scores import METHODS, Method
 from curate.interpret.study import StudyJob, Subject, absolute_sae, default_sae, look_at, once_each
 from curate.manifest.weights import WeightsRecord, given_weights
+from curate.metrics.parameters import Delta, MetricParameters
 from curate.scoring.pair import Pair
 from curate.scoring.parameters import BATCH_SIZE
 from curate.storage import Location, absolute_if_there
@@ -26,7 +28,7 @@ class PatchesJob(StudyJob):
     sae: str = Field(
         default=None,
         validate_default=True,
-        description="an SAE trained on that model: a sae_lens folder, or RELEASE:SAE_ID; for the demo model, demo",
+        description="as `curate score` takes it; by default the one that is known for the model",
     )
     methods: tuple[Method, ...] = Field(default=METHODS, min_length=1, description="what patches are ranked by")
     ratios: tuple[float, ...] = Field(
@@ -42,7 +44,9 @@ class PatchesJob(StudyJob):
         default=None, description=f"how a class is answered, with {CLASS} in it; by default as the images' set has it"
     )
     score: Score = Field(default="mean", description="over the tokens of an answer, of their log-probabilities")
-    delta: float = Field(default=1.0, ge=0, allow_inf_nan=False, description="activation bound: active means z > delta")
+    delta: Delta = Field(
+        default="auto", description="activation bound: active means z > delta; auto is as `curate score` takes it"
+    )
     weights: Location | None = Field(
         default=None, description="feature weights of a run, for cosine; by default computed from the images' prompts"
     )
@@ -133,6 +137,11 @@ class PatchesPlan(NamedTuple):
         return self.subject.pairs[self.job.sae]
 
     @property
+    def parameters(self) -> MetricParameters:
+        """What activations are judged by."""
+        return MetricParameters(delta=self.job.delta)
+
+    @property
     def tokens_per_pass(self) -> int:
         """Tokens of a forward pass, but for an image whose answers alone are more."""
         return self.job.batch_size or BATCH_SIZE[self.subject.device]
@@ -169,4 +178,9 @@ def plan(job: PatchesJob) -> PatchesPlan:
         pair = subject.pairs[job.sae]
         hashes = {"model_sha256": pair.model.sha256, "sae_sha256": pair.sae.sha256}
         _, given = given_weights(job.weights, hook_layer=pair.hook_layer, **hashes)
+        if pair.sae.scale is None:
+            read = pair._replace(sae=replace(pair.sae, scale=given.sae_scale))
+            subject = replace(subject, pairs={job.sae: read})
+    if job.delta == "auto":
+        job = job.model_copy(update={"delta": subject.pairs[job.sae].sae.default_delta})
     return PatchesPlan(job, images, subject, given)

@@ -20,16 +20,16 @@ from curate.interpret.patches.job import OURS, RECORD, ROWS, WEIGHTS, PatchesPla
 from curate.interpret.patches.masks import mask, masked_pixels, n_kept, patches_with_pixels
 from curate.interpret.patches.results import ImageRow, Outcome, PatchesRecord, UsedWeights, found
 from curate.interpret.patches.scores import Method, patch_scores, ranked
-from curate.interpret.study import LeftOut, study_folder
+from curate.interpret.study import LeftOut, study_folder, with_scales
 from curate.manifest.atomic import write_text
 from curate.manifest.journal import append, cut_torn_line
 from curate.manifest.weights import WEIGHTS_RECORD, read_weights, write_weights
-from curate.metrics.parameters import MetricParameters
 from curate.models.family import InputBuilder, WholeModel
 from curate.models.inputs import ModelInputs
 from curate.models.packing import pack, packed_tokens
 from curate.models.patches import Patches
-from curate.sae.dictionary import Dictionary, load_dictionary
+from curate.sae.dictionary import Dictionary, known_scale
+from curate.sae.load import load_dictionary
 from curate.scoring.memory import is_out_of_memory
 from curate.scoring.prepare import Prepared, token_batches
 from curate.scoring.weights_pass import WeightsPass
@@ -52,6 +52,7 @@ def study_patches(the_plan: PatchesPlan, report: Report, overwrite: bool = False
     """
     job, decides = the_plan.job, the_plan.decides()
     with study_folder(job, decides, OURS, overwrite, "patch study") as output:
+        the_plan = the_plan._replace(subject=with_scales(the_plan.subject, the_plan.images))
         weights, used = _weights(the_plan, decides["images"], output / WEIGHTS, report)
         _look_at_all(the_plan, weights, output / ROWS, report)
         left_out = [
@@ -113,7 +114,7 @@ def _weights(
 def _compute_weights(the_plan: PatchesPlan, images_sha256: str, folder: Path, report: Report) -> None:
     """Feature weights from the images with their questions, so that no answer tells a label; written to a folder."""
     job, pair, images = the_plan.job, the_plan.pair, the_plan.images
-    builder, parameters = the_plan.subject.load_builder(), MetricParameters(delta=job.delta)
+    builder, parameters = the_plan.subject.load_builder(), the_plan.parameters
     n = len(images.labels)
     dictionary = load_dictionary(pair.sae, the_plan.subject.device)
     share = WeightsPass(the_plan.subject.load_cut(), dictionary, parameters, range(n), pair.model.context)
@@ -132,6 +133,7 @@ def _compute_weights(the_plan: PatchesPlan, images_sha256: str, folder: Path, re
         share.places(),
         model_sha256=pair.model.sha256,
         sae_sha256=pair.sae.sha256,
+        sae_scale=known_scale(pair.sae),
         dataset_sha256=images_sha256,
         hook_layer=pair.hook_layer,
         text="prompt",
@@ -210,8 +212,8 @@ class Looker:
         patches = self.builder.patches(image)
         packed = pack([prompt, *answers])
         hidden, said = self.model.read(packed, layer)
-        of_prompt = hidden[packed.places[0].to(hidden.device)]
-        scores = patch_scores(self.dictionary, of_prompt, prompt.is_image, patches, job.delta, self.weights)
+        of_prompt, bound = hidden[packed.places[0].to(hidden.device)], self.plan.parameters.bound
+        scores = patch_scores(self.dictionary, of_prompt, prompt.is_image, patches, bound, self.weights)
         there = patches_with_pixels(patches)
         orders: dict[Method, list[int]] = {
             each: ranked(scores[each], there, job.seed, name, each) for each in job.methods

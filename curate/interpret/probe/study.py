@@ -17,7 +17,7 @@ from curate.errors import DataError
 from curate.evaluation.benches.folder import read_rows
 from curate.interpret.pooling import PooledImages, pooled_images, read_pooled, write_pooled
 from curate.interpret.probe.job import ProbeJob, ProbePlan, Representation, check_shares
-from curate.interpret.study import LeftOut, Report, study_folder
+from curate.interpret.study import LeftOut, Report, study_folder, with_scales
 from curate.manifest.atomic import write_text
 from curate.manifest.inputs import versions
 from curate.manifest.journal import append, cut_torn_line
@@ -122,6 +122,8 @@ def probe(the_plan: ProbePlan, on_images: Report, on_fits: Report, overwrite: bo
         **job.parameters(),
     }
     with study_folder(job, decides, OURS, overwrite, "probe") as output:
+        the_plan = the_plan._replace(subject=with_scales(the_plan.subject, the_plan.images))
+        subject = the_plan.subject
         pooled = _features(the_plan, output, on_images)
         labels = np.array([images.labels[place] for place in pooled.places])
         fits = _fits(the_plan, pooled, labels, output / FITS, on_fits)

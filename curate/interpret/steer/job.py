@@ -81,7 +81,7 @@ class SteerJob(StudyJob):
     sae: Location = Field(
         default=None,
         validate_default=True,
-        description="a sae_lens folder, or RELEASE:SAE_ID of one; by default demo, for the demo model",
+        description="as `curate score` takes it; by default the one that is known for the model",
     )
     edit: EditSpec = Field(description="what is done to hidden states")
     question: str = Field(default=QUESTION, min_length=1, description="asked of every image")

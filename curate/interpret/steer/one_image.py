@@ -10,6 +10,7 @@ from curate.interpret.steer.speaker import enough_memory, fired, load_speaker, m
 from curate.interpret.study import look_at
 from curate.manifest.atomic import write_text
 from curate.manifest.inputs import own_files
+from curate.sae.dictionary import known_scale
 from curate.storage import location
 
 
@@ -25,6 +26,7 @@ def steer_image(asked: SteerImage, overwrite: bool = False) -> OneImage:
     if asked.output is not None and own_files(Path(asked.output), {IMAGE}, WHAT) and not overwrite:
         raise ConfigurationError(f"--output {asked.output} holds {IMAGE}; choose another folder, or --overwrite")
     subject = look_at(asked.model, [asked.sae], asked.hook_layer, asked.allow_model_mismatch)
+    known_scale(subject.pairs[asked.sae].sae)
     check_features(asked.edit, subject.pairs[asked.sae])
     file = asked.image.resolve()
     try:

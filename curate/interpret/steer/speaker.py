@@ -20,8 +20,9 @@ from curate.models.family import Edit, InputBuilder, WholeModel
 from curate.models.inputs import ModelInputs
 from curate.models.packing import pack
 from curate.sae.decoder import Decoder, load_decoder
-from curate.sae.dictionary import Dictionary, load_dictionary
+from curate.sae.dictionary import Dictionary
 from curate.sae.firing import activations_of
+from curate.sae.load import load_dictionary
 from curate.scoring.memory import is_out_of_memory
 
 

@@ -17,7 +17,7 @@ from curate.interpret.steer.effects import effects, finding
 from curate.interpret.steer.job import ANSWERS, OURS, RECORD, UNEDITED, WHAT, SteerPlan
 from curate.interpret.steer.record import Answer, SteerRecord, Unedited, Unit
 from curate.interpret.steer.speaker import Speaker, enough_memory, fired, load_speaker, measured
-from curate.interpret.study import LeftOut, Report, study_folder
+from curate.interpret.study import LeftOut, Report, study_folder, with_scales
 from curate.manifest.atomic import write_text
 from curate.manifest.journal import append, cut_torn_line, replace
 from curate.models.inputs import ModelInputs
@@ -43,6 +43,7 @@ def steer(the_plan: SteerPlan, report: Report, overwrite: bool = False) -> Steer
     """
     job, pair, decides = the_plan.job, the_plan.pair, the_plan.decides()
     with study_folder(job, decides, OURS, overwrite, WHAT) as folder, enough_memory():
+        the_plan = the_plan._replace(subject=with_scales(the_plan.subject, the_plan.images))
         load = cache(lambda: load_speaker(the_plan.subject, job.edit))
         batches = [the_plan.places[at : at + job.batch_size] for at in range(0, len(the_plan.places), job.batch_size)]
         n, n_edits = len(the_plan.places), len(job.edit.steps) * (1 + job.random_directions)

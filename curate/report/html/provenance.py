@@ -20,6 +20,11 @@ def provenance(record: RunRecord) -> Iterator[tuple[str, str]]:
     yield "model hash", record.hashes.model
     yield "SAE", str(record.arguments.get("sae", "unknown"))
     yield "SAE hash", record.hashes.sae
+    if (sae := record.sae) is not None:
+        yield "SAE's licence", sae.licence or "not known"
+        yield "SAE's fit", f"explains {sae.summary}, in {sae.samples:,} samples"
+        yield "SAE's activation scale", sae.reading or f"{sae.scale:g}"
+        yield "units of activations", sae.units
     yield "hook layer", str(record.hook_layer)
     yield "metrics", ", ".join(record.metrics)
     yield "delta", f"{record.delta:g}"

@@ -1,0 +1,169 @@
+"""What runs inside Ray's actors of the first pass: the model, an SAE read in one way, and a share of the samples."""
+
+from typing import Any
+
+import ray
+from jaxtyping import Float
+from ray.actor import ActorHandle
+from torch import Tensor
+
+from curate.datasets import Dataset
+from curate.errors import ConfigurationError, RunStopped
+from curate.metrics.weights import FeatureWeights, Places, TopTokens
+from curate.models.family import CutModel
+from curate.pipeline.files_here import dictionary_here, model_here
+from curate.pipeline.job import Plan
+from curate.pipeline.meter import Meter, Work
+from curate.pipeline.transport import batch_from_bytes
+from curate.pipeline.watch import deadline
+from curate.pipeline.workers import BATCH, Failure, attempt, check, from_bytes, load_cut
+from curate.sae.load import load_dictionary
+from curate.sae.quality import Quality
+from curate.sae.reading import Reading
+from curate.scoring.fit import FIT_SAMPLES, READING_SAMPLES, FitPass, reading_of
+from curate.scoring.memory import is_out_of_memory
+from curate.scoring.prepare import Prepared, prepare
+from curate.scoring.weights_pass import WeightsPass, hidden_alone
+
+
+@ray.remote
+class FirstPassActor:
+    """Holds the model; takes its share of the first pass's samples, then gives or merges what it kept.
+
+    Args:
+        dataset: the rows of the first pass; the SAE's fit is measured on the first of them.
+        weigh: whether feature weights are computed.
+    """
+
+    def __init__(
+        self, plan: Plan, dataset: Dataset, weigh: bool, index: int = 0, suspects: ActorHandle | None = None
+    ) -> None:
+        self.plan, self.dataset, self.weigh, self.index, self.suspects = plan, dataset, weigh, index, suspects
+        self.fit_rows = frozenset(dataset.rows[:FIT_SAMPLES])
+        self.rows_taken: list[int] = []
+        self.done = Work()
+        self.share: WeightsPass | None = None
+        self.fit: FitPass | None = None
+        self.model = attempt(lambda: load_cut(plan))
+
+    def _model(self) -> CutModel:
+        if isinstance(self.model, Failure):
+            raise RunStopped(self.model.message)
+        return self.model
+
+    def read_sae(self) -> Reading:
+        """Try both readings of the SAE, whose config leaves its activation scale open, on the first samples."""
+        job, texts = self.plan.job, []
+        builder = self.plan.model.family.load_builder(model_here(self.plan.model, job.model.name))
+        for position in range(len(self.dataset)):
+            if len(texts) == READING_SAMPLES:
+                break
+            self._hold(self.dataset.rows[position])
+            with deadline(job.sample_timeout):
+                for sample in prepare(self.dataset.samples([position]), builder, job.parameters.weights_text):
+                    if isinstance(sample, Prepared) and (hidden := self._hidden(sample)) is not None:
+                        texts.append((hidden, sample.inputs.is_image))
+        self._put_down()
+        if not texts:
+            raise ConfigurationError(
+                f"--sae {job.sae}: its config leaves open whether its activation scale is folded, and none of "
+                f"{len(self.dataset):,} samples can be read to measure it on; curate score --dry-run says why"
+            )
+        return reading_of(dictionary_here(self.plan), texts, self.plan.device)
+
+    def _hidden(self, sample: Prepared) -> Float[Tensor, "tokens d_model"] | None:
+        """None where it is not finite, or does not fit into memory; scoring will quarantine the sample."""
+        try:
+            return hidden_alone(self._model(), sample)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+
+    def _open_sae(self, scale: float) -> None:
+        sae = dictionary_here(self.plan.read_with(scale))
+        dictionary = load_dictionary(sae, self.plan.device)
+        self.fit = FitPass(sae, dictionary)
+        if self.weigh:
+            parameters, rows, context = self.plan.job.parameters, self.dataset.rows, self.plan.model.context
+            self.share = WeightsPass(self._model(), dictionary, parameters, rows, context)
+
+    def consume(self, batches: Any, scale: float) -> None:
+        """Run all batches of one split of the prepared data, with the SAE read with an activation scale."""
+        self._open_sae(scale)
+        meter = Meter("weights")
+        for block in batches.iter_batches(batch_size=None, batch_format="numpy"):
+            for kind, payload, made in zip(block["kind"], block["payload"], block["made"], strict=True):
+                check(kind, payload)
+                if kind == BATCH:
+                    batch = batch_from_bytes(payload)
+                    with meter.batch(batch, made, together=False) as done:
+                        self._take(batch)
+                    self.done += done[0]
+                else:
+                    self.rows_taken += from_bytes(payload)["source_row"].to_pylist()
+
+    def _take(self, batch: list[Prepared]) -> None:
+        for sample in batch:
+            self._hold(sample.source_row)
+            with deadline(self.plan.job.sample_timeout):
+                self._add(sample)
+            self.rows_taken.append(sample.source_row)
+        self._put_down()
+
+    def _hold(self, row: int) -> None:
+        if self.suspects is not None:
+            ray.get(self.suspects.hold.remote(self.index, row))
+
+    def _put_down(self) -> None:
+        if self.suspects is not None:
+            ray.get(self.suspects.put_down.remote(self.index))
+
+    def _add(self, sample: Prepared) -> None:
+        if (hidden := self._hidden(sample)) is None:
+            return
+        try:
+            if self.share is not None:
+                self.share.take(sample, hidden)
+            if self.fit is not None and sample.source_row in self.fit_rows:
+                self.fit.take(hidden, sample.inputs.is_image)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+
+    def progress(self) -> int:
+        """Samples done so far, bad ones included."""
+        return len(self.rows_taken)
+
+    def taken(self) -> tuple[list[int], Work]:
+        """The source rows of all samples that came, bad ones included, and the work on them."""
+        return self.rows_taken, self.done
+
+    def fitted(self) -> tuple[Quality, int]:
+        """What reconstruction came to, on the CPU, and of how many samples."""
+        assert self.fit is not None, "an actor that opened no SAE"
+        return self.fit.quality.cpu(), self.fit.samples
+
+    def kept(self) -> tuple[TopTokens | None, TopTokens | None, int]:
+        """What this actor kept, for another to merge; through the CPU, which holds more than a device."""
+        share = self._share()
+        for top in (share.text, share.image):
+            if top is not None:
+                top.to("cpu")
+        return share.text, share.image, share.n_samples
+
+    def merge(self, kept: tuple[TopTokens | None, TopTokens | None, int]) -> None:
+        """Take in what another actor kept."""
+        text, image, n_samples = kept
+        if text is not None and image is not None:
+            self._share().merge(text, image, n_samples)
+
+    def weights(self) -> tuple[FeatureWeights, dict[str, Places], int]:
+        """The feature weights, on the CPU, the tokens and the number of samples behind them."""
+        share = self._share()
+        weights = share.weights()
+        return FeatureWeights(weights.weight.cpu(), weights.has_weight.cpu()), share.places(), share.n_samples
+
+    def _share(self) -> WeightsPass:
+        assert self.share is not None, "an actor that weighs nothing"
+        return self.share

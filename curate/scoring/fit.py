@@ -1,0 +1,45 @@
+"""How well the SAE fits the data that are scored: some samples' hidden states, reconstructed."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from curate.sae.decoder import load_decoder
+from curate.sae.dictionary import Dictionary, DictionaryInfo
+from curate.sae.quality import Quality, reconstruct
+from curate.sae.reading import Reading, measure_reading
+
+# Samples that the fit is measured on, and of them those on which an open reading is tried.
+FIT_SAMPLES, READING_SAMPLES = 64, 32
+
+
+class FitPass:
+    """Takes in hidden states sample by sample, first positions left out: their states are the same in all and huge."""
+
+    def __init__(self, sae: DictionaryInfo, dictionary: Dictionary) -> None:
+        device = dictionary.weight.device
+        self.dictionary, self.decoder = dictionary, load_decoder(sae, str(device))
+        self.quality = Quality(sae.d_model, sae.d_sae, device)
+        self.samples = 0
+
+    @torch.inference_mode()
+    def take(self, hidden: Float[Tensor, "tokens d_model"], is_image: Bool[Tensor, " tokens"]) -> None:
+        """Reconstruct the hidden states of a sample."""
+        reconstruct(self.dictionary, self.decoder, hidden[1:], is_image[1:], self.quality)
+        self.samples += 1
+
+
+Text = tuple[Float[Tensor, "tokens d_model"], Bool[Tensor, " tokens"]]  # hidden states, and which are of images
+
+
+def reading_of(sae: DictionaryInfo, texts: Sequence[Text], device: str) -> Reading:
+    """Try both readings of an SAE whose config leaves its scale open, on texts without their first positions.
+
+    Raises:
+        ConfigurationError: neither reading clearly reconstructs them.
+    """
+    hidden = [torch.zeros(0, sae.d_model, device=device), *(states[1:].float() for states, _ in texts)]
+    images = [torch.zeros(0, dtype=torch.bool), *(is_image[1:] for _, is_image in texts)]
+    return measure_reading(sae, torch.cat(hidden), torch.cat(images))

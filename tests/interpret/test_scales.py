@@ -1,0 +1,54 @@
+"""Studies through SAEs whose configs leave the activation scale open: measured on the first images, or refused."""
+
+import pytest
+
+from curate.datasets.labelled import LabelledSpec, open_labelled
+from curate.errors import ConfigurationError
+from curate.interpret.features import FeaturesJob, features, plan
+from curate.interpret.study import look_at, with_scales
+from curate.models import ModelSpec
+from tests.command import curate, refused
+from tests.pipeline.test_first_pass import OPEN, SCALE, far_off, sae_folder, unfolded
+
+IMAGES = {"name": "demo-colours", "sample": 36, "seed": 4}
+MODEL = ModelSpec(name="demo")
+WAYS = {"folded": lambda tensors: tensors, "unfolded": unfolded}
+
+
+def test_open_scales_are_measured_and_others_are_left_alone(tmp_path):
+    folded, other = (str(sae_folder(tmp_path / name, change, **OPEN)) for name, change in WAYS.items())
+    subject = with_scales(look_at(MODEL, ["demo", folded, other]), open_labelled(LabelledSpec.model_validate(IMAGES)))
+    assert [subject.pairs[name].sae.scale for name in ("demo", folded)] == [1.0, 1.0]
+    assert subject.pairs[other].sae.scale == pytest.approx(SCALE, rel=0.1)
+    assert ["as measured" in " ".join(subject.pairs[name].notes) for name in ("demo", folded, other)] == [
+        *(False, True, True)
+    ]
+
+
+def test_a_study_through_a_folded_sae_is_that_of_the_demos(tmp_path):
+    sae = str(sae_folder(tmp_path / "sae", **OPEN))
+    found = []
+    for name in ("demo", sae):
+        job = FeaturesJob.model_validate({"output": str(tmp_path / str(len(found))), "images": IMAGES, "saes": (name,)})
+        found.append(features(plan(job), lambda done, total: None))
+    one, other = found
+    assert other.pooled[0].images == one.pooled[0].images
+    assert any("is folded already" in note for note in other.notes)
+
+
+def test_a_reading_that_is_not_clear_ends_the_study(tmp_path):
+    subject = look_at(MODEL, [str(sae_folder(tmp_path / "sae", far_off, **OPEN))])
+    with pytest.raises(ConfigurationError, match="cannot be told"):
+        with_scales(subject, open_labelled(LabelledSpec.model_validate(IMAGES)))
+
+
+def test_one_image_is_too_few_and_the_copy_that_is_advised_is_taken(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sae_folder(tmp_path / "sae", unfolded, **OPEN)
+    picture = tmp_path / "picture.png"
+    open_labelled(LabelledSpec.model_validate(IMAGES)).decode(0).save(picture)
+    steer = ("steer", "--model", "demo", "--image", picture, "--question", "What is it?", "--feature", 1, "--unit", 1)
+    refused("curate sae import sae --on MODEL --dataset DATA --output DIR", *steer, "--sae", "sae")
+    copied = curate("sae", "import", "sae", "--on", "demo", "--dataset", "demo", "--limit", 40, "--output", "copy")
+    assert copied.exit_code == 0, copied.output
+    assert curate(*steer, "--sae", "copy").exit_code == 0
