@@ -8,7 +8,7 @@ from safetensors import safe_open
 
 from bench.published import NAME, SCALES, published_name, write_model, write_sae
 from curate.errors import ConfigurationError
-from curate.sae.dictionary import load_dictionary
+from curate.sae.load import load_dictionary
 from curate.scoring.pair import agree
 
 SMALL = SCALES["small"]
