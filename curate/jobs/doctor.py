@@ -32,9 +32,10 @@ from curate.jobs.files import Job
 from curate.jobs.pipeline import PipelineJob, references
 from curate.manifest.ledger import read_ledger
 from curate.manifest.select import Choice, SelectJob, choose
+from curate.pipeline.finding import Finding, looked, tried
 from curate.pipeline.job import ScoreJob
-from curate.pipeline.preflight import Finding, looked, storage, tried
 from curate.pipeline.preflight import examine as examine_score
+from curate.pipeline.preflight import storage
 from curate.pipeline.retry import RetryJob, score_job
 from curate.pipeline.trial import Limits
 from curate.storage import location

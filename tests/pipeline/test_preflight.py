@@ -4,7 +4,6 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from curate import models
 from curate.datasets import DatasetSpec
@@ -18,13 +17,11 @@ from curate.pipeline.job import ScoreJob, plan
 from curate.pipeline.preflight import examine
 from curate.pipeline.probe import Probe, probe
 from curate.pipeline.trial import Limits
-from curate.scoring.memory import batch_tokens
-from curate.scoring.scorer import Scorer
 from tests.hostile import write_broken_table
 
 
 @pytest.fixture
-def the_plan(tmp_path):
+def demo_plan(tmp_path):
     return plan(ScoreJob(output=tmp_path / "run", dataset=DatasetSpec(limit=40)))
 
 
@@ -111,76 +108,18 @@ def test_a_disk_without_room_is_found(tmp_path, monkeypatch):
     assert f"too little room (700.0 kB needed in {tmp_path}, 10 bytes free)" in text
 
 
-def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(the_plan, monkeypatch):
+def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(demo_plan, monkeypatch):
     monkeypatch.setattr("curate.pipeline.probe.load_scorer", lambda *_: pytest.fail("it was loaded"))
-    family = replace(the_plan.model.family, n_parameters=lambda *_: 10**13)
-    large = replace(the_plan, model=replace(the_plan.model, family=family))
+    family = replace(demo_plan.model.family, n_parameters=lambda *_: 10**13)
+    large = replace(demo_plan, model=replace(demo_plan.model, family=family))
     with pytest.raises(ConfigurationError, match=r"10000\.0 billion parameters up to layer 2 .* take 40\.0 TB"):
         probed(large, range(4), actors_here=1)
 
 
-def test_the_parameters_that_are_loaded_are_counted(the_plan, demo_cut):
-    counted = the_plan.model.family.n_parameters(the_plan.model, the_plan.hook_layer)
+def test_the_parameters_that_are_loaded_are_counted(demo_plan, demo_cut):
+    counted = demo_plan.model.family.n_parameters(demo_plan.model, demo_plan.hook_layer)
     left = sum(parameter.numel() for parameter in demo_cut.model.parameters())
-    assert counted == left + the_plan.model.d_model  # the final norm, which is loaded and then replaced
-
-
-def test_a_batch_that_does_not_fit_is_told_of(the_plan, monkeypatch):
-    score = Scorer.score
-
-    tokens: list[int] = []
-
-    def small_device(self, batch):
-        tokens.append(batch_tokens(batch))
-        if len(batch) > 3:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return score(self, batch)
-
-    assert probed(the_plan, range(16), actors_here=1).batch_fits
-    monkeypatch.setattr(Scorer, "score", small_device)
-    measured = probed(the_plan, range(16), actors_here=1)
-    assert not measured.batch_fits
-    # After one sample: sixteen over and over, and still a whole batch's work.
-    assert 0.9 * 3072 < tokens[1] <= 3072
-    [split, _] = preflight._memory(the_plan, measured)
-    assert split.state == "warn"
-    assert "--batch-size 3,072 tokens does not fit, and is split each time: lower it" in split.text
-
-
-def test_a_share_of_memory_that_is_taken_or_nearly_is_told_of(the_plan):
-    measured = probed(the_plan, range(4), actors_here=1)
-    alone = measured.memory[0].room
-    for room, state in ((alone, "ok"), (measured.memory[0].peak * 1.05, "warn"), (measured.memory[0].peak - 1, "fail")):
-        tight = replace(measured, memory=(replace(measured.memory[0], room=int(room)),))
-        assert [finding.state for finding in preflight._memory(the_plan, tight)] == [state]
-    shared = probed(the_plan, range(4), actors_here=1000).memory[0]
-    assert shared.room < alone / 900
-
-
-def test_cost_is_gpu_hours_times_price(the_plan):
-    time_needed = preflight.Estimate(
-        samples=10, seconds=7200.0, samples_per_second=1.0, gpu_hours=8.0, actors_wait=False
-    )
-    finding = preflight._time(the_plan, time_needed, workers=3, price=2.5)
-    assert "about 2:00:00 of work for 10 samples with 1 actor and 3 workers" in finding.text
-    assert "8.00 GPU hours; 20.00 at 2.5 for each" in finding.text
-    assert finding.numbers["cost"] == 20.0
-
-
-@pytest.mark.parametrize(
-    ("number", "said"),
-    [(1, "1 node"), (0.5, "0.5 nodes"), (40_000, "40,000 nodes"), (104_123_456, "104,123,456 nodes")],
-)
-def test_numbers_are_said_whole(number, said):
-    assert preflight._count(number, "node") == said
-
-
-def test_actors_that_would_wait_are_told_of(the_plan):
-    measured = replace(probed(the_plan, range(4), actors_here=1), prepare_seconds=1.0, score_seconds=0.1)
-    time_needed = preflight.estimate(the_plan, measured, 10, 2, None)
-    finding = preflight._throughput(measured, 2, time_needed)
-    assert finding.state == "warn"
-    assert "the actors wait for their 2 workers" in finding.text
+    assert counted == left + demo_plan.model.d_model  # the final norm, which is loaded and then replaced
 
 
 @pytest.mark.parametrize(
@@ -195,10 +134,10 @@ def test_actors_that_would_wait_are_told_of(the_plan):
         ([{"CPU": 9, "GPU": 3}, {"CPU": 9, "GPU": 1}], "2 × 1 CPUs and 2 GPUs on one node, and there is room for 1"),
     ],
 )
-def test_a_cluster_has_room_only_where_an_actor_fits_on_a_node(the_plan, nodes, lacks):
-    resources = the_plan.job.resources.model_copy(update={"actors": 2, "gpus_per_actor": 2})
-    job = the_plan.job.model_copy(update={"resources": resources})
-    assert shortage(replace(the_plan, job=job, device="cuda", cpus_per_actor=1), nodes) == lacks
+def test_a_cluster_has_room_only_where_an_actor_fits_on_a_node(demo_plan, nodes, lacks):
+    resources = demo_plan.job.resources.model_copy(update={"actors": 2, "gpus_per_actor": 2})
+    job = demo_plan.job.model_copy(update={"resources": resources})
+    assert shortage(replace(demo_plan, job=job, device="cuda", cpus_per_actor=1), nodes) == lacks
 
 
 def test_a_refusal_on_the_node_is_a_line_and_no_traceback(tmp_path, monkeypatch):
@@ -210,11 +149,11 @@ def test_a_refusal_on_the_node_is_a_line_and_no_traceback(tmp_path, monkeypatch)
     assert "\n" not in text
 
 
-def test_workers_leave_room_for_all_actors_that_may_come(the_plan):
+def test_workers_leave_room_for_all_actors_that_may_come(demo_plan):
     def workers(nodes, **resources):
-        resources = the_plan.job.resources.model_copy(update=resources)
-        job = the_plan.job.model_copy(update={"resources": resources})
-        return prepare_workers(replace(the_plan, job=job, device="cuda", cpus_per_actor=1), nodes)
+        resources = demo_plan.job.resources.model_copy(update=resources)
+        job = demo_plan.job.model_copy(update={"resources": resources})
+        return prepare_workers(replace(demo_plan, job=job, device="cuda", cpus_per_actor=1), nodes)
 
     four = [{"CPU": 8, "GPU": 1}] * 4
     assert workers(four, actors=4, min_actors=1) == 32 - 4 - 4
@@ -232,9 +171,9 @@ def test_blocks_are_small_against_the_smallest_store():
     assert cluster._block_bytes([{"object_store_memory": gib}, {"object_store_memory": 100 * gib}]) == gib // 100
 
 
-def test_a_growing_cluster_is_waited_for_and_asked_for_until_it_is_there(the_plan, monkeypatch):
-    resources = the_plan.job.resources.model_copy(update={"actors": 3, "min_actors": 2, "address": "auto"})
-    wanted = replace(the_plan, job=the_plan.job.model_copy(update={"resources": resources}), cpus_per_actor=1)
+def test_a_growing_cluster_is_waited_for_and_asked_for_until_it_is_there(demo_plan, monkeypatch):
+    resources = demo_plan.job.resources.model_copy(update={"actors": 3, "min_actors": 2, "address": "auto"})
+    wanted = replace(demo_plan, job=demo_plan.job.model_copy(update={"resources": resources}), cpus_per_actor=1)
     sizes, asked, steps = iter(([], [{"CPU": 1}], [{"CPU": 1}, {"CPU": 2}])), [], []
     monkeypatch.setattr(cluster, "nodes", lambda: next(sizes))
     monkeypatch.setattr(cluster, "request_resources", lambda bundles: asked.append(len(bundles)))
@@ -244,10 +183,10 @@ def test_a_growing_cluster_is_waited_for_and_asked_for_until_it_is_there(the_pla
     assert [step.lacks.partition(" (")[0] for step in steps] == ["3 CPUs, and there are 0", "3 CPUs, and there are 1"]
 
 
-def test_what_computes_is_named_by_the_cluster(the_plan, monkeypatch):
+def test_what_computes_is_named_by_the_cluster(demo_plan, monkeypatch):
     monkeypatch.setattr(cluster, "nodes", lambda: [{"CPU": 1}, {"GPU": 8, "accelerator_type:H100": 1}])
-    assert cluster.device_name(replace(the_plan, device="cuda")) == "cuda (H100)"
-    assert cluster.device_name(the_plan) == "cpu"
+    assert cluster.device_name(replace(demo_plan, device="cuda")) == "cuda (H100)"
+    assert cluster.device_name(demo_plan) == "cpu"
 
 
 def test_parts_of_a_gpu_fill_it():
