@@ -14,7 +14,7 @@ def fold(
     on: Annotated[
         str,
         typer.Option(
-            help="Hub id or folder of the model that it is to be used with.", show_default=False, rich_help_panel=MODEL
+            help="Model to estimate the scale on (hub id or folder).", show_default=False, rich_help_panel=MODEL
         ),
     ],
     output: Annotated[Path, typer.Option(help="Folder for the folded copy; must be new or empty.", show_default=False)],
@@ -26,7 +26,7 @@ def fold(
     It measures first whether the scale is missing at all, and refuses an SAE whose weights have it already.
 
     The scale is √d_model over the mean norm of the model's hidden states at the hook layer, first positions and BOS
-    left out. It is that of the training only as far as model and data are.
+    left out. It equals the scale of the training only if model and data are those of the training.
     """
     from curate.cli.console import ERR, OUT, print_json, printable
     from curate.cli.sae_measuring import measure_on

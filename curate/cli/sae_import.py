@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from curate.cli.sae_measuring import MODEL, Measuring, with_measuring
+from curate.cli.sae_measuring import Measuring, On, note_unused, with_measuring
 
 
 @with_measuring
@@ -20,14 +20,7 @@ def import_(
     ],
     output: Annotated[Path, typer.Option(help="Folder for the copy; must be new or empty.", show_default=False)],
     measuring: Measuring,
-    on: Annotated[
-        str | None,
-        typer.Option(
-            help="Hub id or folder of the SAE's model, where its config leaves open whether the activation scale is "
-            "folded into its weights: it is measured.",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
+    on: On = None,
     fold_decoder_norm: Annotated[
         bool,
         typer.Option(
@@ -54,21 +47,16 @@ def import_(
         if fold_decoder_norm:
             check_norms_foldable(info)
         info = with_layer(info, measuring.hook_layer)
-        reading, facts = None, _origin(source, info)
+        note_unused(on, info)
+        reading, origin = None, {"name": source, "format": info.format, "sha256": info.sha256}
+        facts: dict[str, object] = {"imported_from": origin}
         if info.scale is None:
             settled = _settled(source, info, on, measuring)
             info, reading, facts = settled.info, settled.reading, {**facts, **settled.facts}
-        elif on is not None:
-            ERR.print(printable(f"--on {on}: not used, since the activation scale is known"), soft_wrap=True)
         if info.scale != 1:
             facts = {"activation_scale": info.scale, **facts}
         write_copy(info, output, facts, fold_decoder_norm)
     _print(source, output, info, reading, json)
-
-
-def _origin(source: str, info: Any) -> dict[str, object]:
-    licence = {} if info.licence is None else {"licence": info.licence}
-    return {"imported_from": {"name": source, "format": info.format, "sha256": info.sha256, **licence}}
 
 
 def _settled(source: str, info: Any, on: str | None, measuring: Measuring) -> Any:
@@ -76,11 +64,12 @@ def _settled(source: str, info: Any, on: str | None, measuring: Measuring) -> An
     from curate.errors import ConfigurationError
     from curate.harvest.fold import settle
     from curate.harvest.reading import measured
+    from curate.sae.dictionary import SCALE_IS_OPEN
 
     if on is None:
         raise ConfigurationError(
-            f"{source}: its config leaves open whether the activation scale is folded into its weights; name its "
-            f"model, to measure it: curate sae import {source} --on MODEL --output DIR"
+            f"{source}: {SCALE_IS_OPEN}; name its model, to measure it: "
+            f"curate sae import {source} --on MODEL --output DIR"
         )
     found = measure_on(source, on, measuring, {source: info})
     return settle(info, measured(info, found.harvest), found.harvest, found.source)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from curate.cli.sae_measuring import MODEL, Measuring, with_measuring
+from curate.cli.sae_measuring import Measuring, On, note_unused, with_measuring
 
 
 @with_measuring
@@ -15,14 +15,7 @@ def info(
         typer.Argument(metavar="SAE", help="A folder, another name of an SAE, or demo.", show_default=False),
     ],
     measuring: Measuring,
-    on: Annotated[
-        str | None,
-        typer.Option(
-            help="Hub id or folder of the SAE's model, where its config leaves open whether the activation scale is "
-            "folded into its weights: it is measured.",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
+    on: On = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show everything known about an SAE: what it reads, its form, its scale, and how it was trained."""
@@ -50,14 +43,11 @@ def info(
 
 def _reading(sae: str, info: Any, on: str | None, measuring: Measuring) -> dict[str, Any] | None:
     """What measuring gave, where there is something to measure and a model to measure it on."""
-    from curate.cli.console import ERR, printable
     from curate.cli.sae_measuring import measure_on
     from curate.harvest.reading import measured
 
-    if on is None:
-        return None
-    if info.scale is not None:
-        ERR.print(printable(f"--on {on}: not used, since the activation scale is known"), soft_wrap=True)
+    note_unused(on, info)
+    if on is None or info.scale is not None:
         return None
     return measured(info, measure_on(sae, on, measuring, {sae: info}).harvest).model_dump(mode="json")
 
@@ -96,6 +86,8 @@ def _rows(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _scale(facts: dict[str, Any]) -> str:
+    from curate.sae.dictionary import SCALE_IS_OPEN
+
     reading = facts["reading"]
     if reading is not None:
         from curate.sae.reading import Reading
@@ -104,10 +96,12 @@ def _scale(facts: dict[str, Any]) -> str:
         how = "folded into the weights" if found.taken == "folded" else "not folded"
         return f"scale {how}, as measured: {found.figures}"
     if facts["folded"] == "open":
-        return (
-            f"open whether the scale is folded into the weights; curate sae info {facts['sae']} --on MODEL measures it"
-        )
-    return "no scale" if facts["folded"] is None else f"scale {facts['activation_scale']}, folded {facts['folded']}"
+        return f"{SCALE_IS_OPEN}; curate sae info {facts['sae']} --on MODEL measures it"
+    if facts["folded"] is None:
+        return "no scale"
+    if facts["activation_scale"] is None:
+        return f"scale folded {facts['folded']}, as measured"
+    return f"scale {facts['activation_scale']}, folded {facts['folded']}"
 
 
 def _range(values: list[float]) -> str:

@@ -49,6 +49,20 @@ class Measuring:
     batch_size: Annotated[int, _of_model("Tokens per forward pass of the model.", min=1)] = 8192
 
 
+On = Annotated[
+    str | None,
+    _of_model("Model to measure on (hub id or folder), if the SAE's config leaves open whether its scale is folded."),
+]
+
+
+def note_unused(on: str | None, info: "DictionaryInfo") -> None:
+    """Say that `--on` is not used, where the scale is known."""
+    from curate.cli.console import ERR, printable
+
+    if on is not None and info.scale is not None:
+        ERR.print(printable(f"--on {on}: not used, since the activation scale is known"), soft_wrap=True)
+
+
 class Measured(NamedTuple):
     """An SAE and the hidden states that it is measured on."""
 

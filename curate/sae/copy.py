@@ -72,8 +72,10 @@ def write_copy(
     if fold_decoder_norm:
         check_norms_foldable(info)
         tensors = _norms_folded(tensors)
-        # An activation is now as long as what it adds to the residual stream, whatever it was trained on.
-        info, facts = replace(info, units="raw"), {**facts, "decoder_norms": "folded into the encoder"}
+        facts = {**facts, "decoder_norms": "folded into the encoder"}
+        if info.config["normalize_activations"] in ("none", sae_lens.OPEN):
+            # An activation is now as long as what it adds to the residual stream, whatever it was trained on.
+            info = replace(info, units="raw")
     temporary = output.absolute().with_name(f".{output.absolute().name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True)

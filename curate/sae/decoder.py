@@ -32,8 +32,10 @@ class Decoder:
         return found + hidden.to(found.dtype).mean(dim=1, keepdim=True) if self.normalize == "layer_norm" else found
 
     def token_scale(self, hidden: Float[Tensor, "tokens d_model"]) -> Float[Tensor, "tokens 1"]:
-        """How long a unit of `weight` is at each token in the hidden states' own units: 1 but for a dictionary that
-        normalised each token by itself."""
+        """How long a unit of `weight` is at each token, in the hidden states' own units.
+
+        It is 1 unless the SAE normalised each token by itself.
+        """
         hidden = hidden.to(self.weight.dtype)
         if self.normalize == "constant_norm_rescale":
             return hidden.norm(dim=1, keepdim=True) / hidden.shape[1] ** 0.5

@@ -15,6 +15,7 @@ ARCHITECTURES = ("standard", "topk", "jumprelu", "gated")
 ALL = slice(None)
 Features = slice | Sequence[int]
 Units = Literal["normalised", "raw"]
+SCALE_IS_OPEN = "its config leaves open whether the activation scale is folded into its weights"
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,7 @@ def known_scale(info: DictionaryInfo) -> float:
     """
     if info.scale is None:
         raise ConfigurationError(
-            f"--sae {info.name}: its config leaves open whether the activation scale is folded into its weights; "
-            "measure it once and take the copy: "
+            f"--sae {info.name}: {SCALE_IS_OPEN}; measure it once and take the copy: "
             f"curate sae import {info.name} --on MODEL --dataset DATA --output DIR, then --sae DIR"
         )
     return info.scale

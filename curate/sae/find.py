@@ -50,7 +50,7 @@ def find(name: str) -> tuple[Source, KnownSAE | None]:
     """
     too_long = any(len(part) > _LONGEST_NAME for part in name.split("/"))
     if not name or not name.isprintable() or too_long or "://" in name:
-        raise ConfigurationError(f"--sae {name[:80]!r}: no name of an SAE; it is {WAYS}")
+        raise ConfigurationError(f"--sae {name[:80]}: not a name of an SAE. Give {WAYS}")
     path = Path(name)
     if path.is_dir():
         return Source(name, path, None, str(path.absolute()), {}), None
@@ -75,7 +75,10 @@ def _beside(name: str, file: str) -> Source:
     """The folder that a file on this machine belongs to; a file that stands for one SAE of many keeps its name."""
     folder = _without_weights(file)
     if folder == file and folder_of(file) == file:
-        folder = file.rpartition("/")[0]
+        folder, _, own = file.rpartition("/")
+        if not any(own in each.files for each in FORMATS.values()):
+            known = ", ".join(each.weights for each in FORMATS.values())
+            raise ConfigurationError(f"--sae {name}: not a known name of an SAE's weights ({known}); name the folder")
     return Source(name, Path(folder_of(folder)), None, folder, {})
 
 
@@ -95,8 +98,8 @@ def _of_release(name: str, release: str, sae_id: str) -> Source:
         raise ConfigurationError(f"--sae {name}: this release is in the format {kind}; these are read: {formats}")
     entry = listed[sae_id]
     overrides = _deciding(known.get("config_overrides") or {})
-    scale = entry.get("norm_scaling_factor")
-    return _fetched(Source(name, Path(), known["repo_id"], entry["path"], overrides, scale), None)
+    # No revision pins the files that its norm_scaling_factor is of, so that is not taken; the reading is measured.
+    return _fetched(Source(name, Path(), known["repo_id"], entry["path"], overrides), None)
 
 
 def _deciding(overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,7 +141,9 @@ def _fetched(source: Source, revision: str | None) -> Source:
     try:
         root = fetch(repo, "model", patterns, instead, revision)
     except DataError as error:
-        raise DataError(f"--sae {source.name}: no such folder on this machine, and {error}") from error
+        # A name of the table or of a release was not meant as a folder.
+        no_folder = "no such folder on this machine, and " if source.name.startswith(repo) else ""
+        raise DataError(f"--sae {source.name}: {no_folder}{error}") from error
     found = root / folder_of(folder)
     if not _holds_sae(found, folder if is_file else None):
         where = folder or "its root folder"

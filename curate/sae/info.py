@@ -17,7 +17,7 @@ OLD_TRAINING = (
 )
 SHOWN = {
     *("hook_name", "hook_layer", "model_name", "model_hash", "activation_scale", "l0", "num_dead_features"),
-    "activation_units",
+    *("activation_units", "licence"),
     *("sae_lens_version", "sae_lens_training_version", "training_architecture"),
 }
 
@@ -78,8 +78,9 @@ def _scale(info: DictionaryInfo, known: Mapping[str, Any]) -> tuple[float | None
         return None, "open"
     if info.scale != 1:
         return info.scale, "on loading"
-    scale = known.get("activation_scale")
-    return scale, None if scale is None else "in the weights"
+    scale, reading = known.get("activation_scale"), known.get("activation_scale_reading")
+    folded = scale is not None or (isinstance(reading, dict) and reading.get("taken") == "folded")
+    return scale, "in the weights" if folded else None
 
 
 def _range(values: Float[Tensor, " d_sae"]) -> list[float]:

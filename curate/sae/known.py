@@ -62,7 +62,7 @@ class KnownSAE(BaseModel):
     )
     scales: dict[int, float] = Field(
         default={},
-        description="Activation scale by layer, where sae_lens's registry has one and the SAE's own files have none.",
+        description="Activation scale by layer, where the SAE's files at `revision` have none.",
     )
     default_for: tuple[str, ...] = Field(
         default=(), description="Models for which it is taken when --sae is not given, as hub ids."
@@ -85,6 +85,8 @@ class KnownSAE(BaseModel):
             raise ValueError(f"{self.name}: parts must be one for each layer, and none where folder has no {{part}}")
         if unknown := set(self.scales) - set(self.layers):
             raise ValueError(f"{self.name}: scales for layers that it does not have: {sorted(unknown)}")
+        if self.scales and self.revision is None:
+            raise ValueError(f"{self.name}: scales without the revision that they are of")
         if missing := set(self.default_for) - set(self.models):
             raise ValueError(f"{self.name}: default for {', '.join(missing)}, which it does not list in models")
         return self
@@ -111,7 +113,7 @@ class KnownSAE(BaseModel):
 
     def fits(self, model: str) -> bool:
         """True if the last part of the model's name is that of a model in the list."""
-        return any(_last_part(model) == _last_part(each) for each in self.models)
+        return last_part(model) in map(last_part, self.models)
 
     def folder_of(self, layer: int) -> str:
         """Folder of one layer in the repository; empty for the root.
@@ -145,8 +147,8 @@ def known_sae(name: str) -> KnownSAE | None:
 
 def default_sae(model: str) -> KnownSAE | None:
     """The SAE that is taken for a model when none is named, or None; the last part of the model's name decides."""
-    wanted = _last_part(model)
-    return next((sae for sae in known_saes() if wanted in map(_last_part, sae.default_for)), None)
+    wanted = last_part(model)
+    return next((sae for sae in known_saes() if wanted in map(last_part, sae.default_for)), None)
 
 
 def named(text: str) -> tuple[KnownSAE, int] | None:
@@ -168,5 +170,6 @@ def named(text: str) -> tuple[KnownSAE, int] | None:
     return sae, int(layer)
 
 
-def _last_part(model: str) -> str:
+def last_part(model: str) -> str:
+    """The last part of a hub id or path, in lower case: what models are known by."""
     return model.rstrip("/").rpartition("/")[2].lower()

@@ -49,7 +49,7 @@ def _rewritten(source: Source, found: Format, folder: Path) -> Source:
         if path.is_file() and path.stat().st_size <= MOST_CONFIG_BYTES:
             shutil.copyfile(path, folder / Path(file).name)
     _unpickle(source.name, pickle, folder / UNPICKLED)
-    return replace(source, path=folder)
+    return replace(source, path=folder, folder=str(pickle.absolute()))
 
 
 def _pickle(source: Source, found: Format) -> Path:

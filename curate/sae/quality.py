@@ -1,4 +1,4 @@
-"""How well a dictionary reconstructs hidden states, over all tokens and over those of each modality."""
+"""How well an SAE reconstructs hidden states, over all tokens and over those of each modality."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -40,7 +40,7 @@ class Figures(BaseModel):
 
 
 class Reconstruction(BaseModel):
-    """How well a dictionary reconstructs, and what its features are active on."""
+    """How well an SAE reconstructs, and what its features are active on."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -39,7 +39,7 @@ class Reading(BaseModel):
 
     taken: Taken = Field(description="whether the activation scale is folded into the weights")
     estimated_scale: float = Field(description="of these hidden states; what the weights lack if they are unfolded")
-    tokens: int = Field(description="tried on")
+    tokens: int = Field(description="tokens that both readings were tried on")
     unexplained: dict[Tokens, dict[Taken, float]] = Field(
         description="fraction of the variance of the modality's tokens that each reading leaves unexplained"
     )

@@ -1,4 +1,4 @@
-"""A model and a dictionary that fit each other."""
+"""A model and an SAE that fit each other."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,12 +11,12 @@ from curate.errors import ConfigurationError
 from curate.models import inspect_model
 from curate.models.family import ModelInfo
 from curate.sae.dictionary import DictionaryInfo
-from curate.sae.known import default_sae
+from curate.sae.known import default_sae, last_part
 from curate.sae.load import inspect_dictionary
 
 
 class Pair(NamedTuple):
-    """A model and a dictionary that fit each other, the layer that they agree on, and what a reader should know."""
+    """A model and an SAE that fit each other, the layer that they agree on, and what a reader should know."""
 
     model: ModelInfo
     sae: DictionaryInfo
@@ -64,8 +64,8 @@ def agree(model_name: str, sae_name: str, asked_layer: int | None, allow_model_m
     Args:
         model_name: a hub id, a folder, or demo.
         sae_name: as `curate.sae.find` takes it, or demo.
-        asked_layer: a hook layer; by default as the dictionary says.
-        allow_model_mismatch: whether the dictionary may have been trained on another model.
+        asked_layer: a hook layer; by default as the SAE says.
+        allow_model_mismatch: whether the SAE may have been trained on another model.
 
     Raises:
         ConfigurationError: they do not fit each other.
@@ -119,6 +119,6 @@ def _model_difference(sae: DictionaryInfo, model: ModelInfo) -> str | None:
             return None
         return f"trained on a model with hash {sae.model_hash[:12]}, and {model.name} has {model.sha256[:12]}"
     names = [name for name in (sae.model_name, *sae.fits) if name is not None]
-    if not names or Path(model.name).name.lower() in [name.rpartition("/")[2].lower() for name in names]:
+    if not names or last_part(model.name) in map(last_part, names):
         return None
     return f"trained on {names[0]}, and the model is {model.name}"

@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 from curate import demo
 from curate.cli import sae_fold, sae_import, sae_info
 from curate.cli.main import app
-from curate.cli.sae_measuring import Measuring
+from curate.cli.sae_measuring import Measuring, On
 from curate.sae.decoder import load_decoder
+from curate.sae.info import describe
 from curate.sae.load import inspect_dictionary, load_dictionary
 from tests.harvest.test_fold import demo_copy
 from tests.sae import folders
@@ -92,6 +93,10 @@ def test_an_open_scale_is_measured_and_recorded_and_folded_once(tmp_path, undo):
         torch.testing.assert_close(z, load_dictionary(inspect_dictionary(str(folder))).encode(hidden))
     else:
         assert "activation_scale" not in metadata
+        told = describe(info)
+        assert (told["activation_scale"], told["folded"]) == (None, "in the weights")
+        shown = " ".join(CliRunner(env={"COLUMNS": "200"}).invoke(app, ["sae", "info", str(info.path)]).stdout.split())
+        assert "none; scale folded in the weights, as measured" in shown
         torch.testing.assert_close(z, load_dictionary(inspect_dictionary(str(demo.SAE))).encode(hidden))
 
 
@@ -159,3 +164,4 @@ def test_options_of_measuring_are_the_same_for_every_verb_that_measures(verb):
         assert parameters[name].annotation == field.annotation
         assert parameters[name].default == field.default
     assert "measuring" not in parameters
+    assert verb is sae_fold.fold or parameters["on"].annotation is On

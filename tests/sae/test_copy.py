@@ -125,6 +125,15 @@ def test_the_block_before_is_still_read_where_its_maker_called_it_the_input_of_t
     assert (info.hook_layer, info.metadata["hook_name"]) == (15, "blocks.16.hook_resid_pre")
 
 
+def test_a_licence_is_that_of_the_copy_too(tmp_path):
+    info = replace(inspect_dictionary(str(saved(tmp_path / "sae", next(configs())))), licence="CC BY-NC 4.0")
+    write_copy(info, tmp_path / "copy", {})
+    copy = inspect_dictionary(str(tmp_path / "copy"))
+    assert copy.licence == "CC BY-NC 4.0"
+    write_copy(copy, tmp_path / "again", {})
+    assert inspect_dictionary(str(tmp_path / "again")).licence == "CC BY-NC 4.0"
+
+
 def test_a_hook_layer_may_be_given_where_the_files_do_not_say_one(tmp_path):
     folder = saved(tmp_path / "sae", next(configs()))
     info = inspect_dictionary(str(folder))
@@ -157,7 +166,13 @@ def test_with_decoder_norms_folded_an_activation_is_as_long_as_what_it_adds(tmp_
         expected.fold_W_dec_norm()
         close(found, expected.encode(HIDDEN))
     close(lens(info.path).encode(HIDDEN), found)
-    assert (info.units, info.metadata["decoder_norms"]) == ("raw", "folded into the encoder")
+    per_token = sae.cfg.normalize_activations != "none"
+    assert (info.units, info.metadata["decoder_norms"]) == (
+        "normalised" if per_token else "raw",
+        "folded into the encoder",
+    )
+    if per_token:
+        assert info.default_delta == 1.0
 
 
 def test_decoder_norms_are_those_of_the_residual_stream_where_a_scale_is_folded_too(tmp_path):

@@ -80,6 +80,20 @@ def test_a_folder_or_its_weights_name_the_same_sae(tmp_path, name, monkeypatch):
     assert inspect_dictionary(".").hook_layer == info.hook_layer
 
 
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (folders.sae_v, "sae_weights_v2.safetensors"),
+        (folders.dictionary_learning, "ae_1.pt"),
+        (folders.sparsify, "notes.txt"),
+    ],
+)
+def test_another_file_beside_an_saes_weights_does_not_stand_for_them(tmp_path, make, name):
+    file = make(tmp_path).folder / name
+    file.write_bytes(b"")
+    refused(str(file), r"not a known name of an SAE's weights \(sae_weights.safetensors, sae.*\); name the folder$")
+
+
 @pytest.mark.parametrize("name", ["no-such-folder", "./no-such/folder", "/no/such/folder", "..", "a b", "a/b c", ""])
 def test_a_name_of_no_known_form_is_told_the_forms(tmp_path, name, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -109,14 +123,14 @@ def test_gemma_2b_residual_saes_are_read_by_their_release(hub):
     assert info.sha256 == inspect_dictionary(str(here)).sha256
 
 
-def test_a_scale_that_sae_lens_lists_for_a_release_is_folded(hub):
+def test_a_scale_that_sae_lens_lists_for_files_of_no_revision_is_not_believed(hub):
     snapshot = hub.snapshot("jbloom/Gemma-2b-Residual-Stream-SAEs")
     layer_12 = snapshot / "gemma_2b_blocks.12.hook_resid_post_16384"
     old(layer_12, hook_point="blocks.12.hook_resid_post", normalize_activations="expected_average_only_in")
-    info = inspect_dictionary("gemma-2b-res-jb:blocks.12.hook_resid_post")
-    assert info.scale == get_norm_scaling_factor("gemma-2b-res-jb", "blocks.12.hook_resid_post")
-    assert "that is listed for it" in info.notes[-1]
-    assert inspect_dictionary(str(layer_12)).scale is None
+    assert get_norm_scaling_factor("gemma-2b-res-jb", "blocks.12.hook_resid_post") is not None
+    for name in ("gemma-2b-res-jb:blocks.12.hook_resid_post", "gemma-2b-jb:12"):
+        info = inspect_dictionary(name)
+        assert (info.path, info.scale) == (layer_12, None)
 
 
 def test_a_normalisation_that_sae_lens_lists_for_a_release_overrides_its_config(hub):
@@ -282,6 +296,17 @@ def test_what_is_neither_here_nor_on_the_hub_is_told_both(hub):
     assert "NAME:LAYER" in message
 
 
+@pytest.mark.parametrize(
+    ("name", "repo"),
+    [
+        ("sae-v-llava-next-7b", "PKU-Alignment/SAE-V"),
+        ("gemma-2b-res-jb:blocks.6.hook_resid_post", "jbloom/Gemma-2b-Residual-Stream-SAEs"),
+    ],
+)
+def test_a_listed_name_that_cannot_be_fetched_is_told_its_repository_and_nothing_of_folders(hub, name, repo):
+    refused(name, f"^--sae {name}: {repo} could not be fetched from the Hugging Face hub", DataError)
+
+
 # The table of known SAEs
 
 
@@ -299,6 +324,7 @@ def test_a_known_name_stands_for_its_repository_folder_revision_and_scale(hub, m
         old(snapshot / f"layer_{layer}", normalize_activations="expected_average_only_in")
     info = inspect_dictionary("mine:5")
     assert (info.path, info.scale) == (snapshot / "layer_5", 0.25)
+    assert "that is listed for it" in info.notes[-2]
     assert (info.fits, info.licence, info.name) == (("a", "b"), "MIT", "mine:5")
     assert "published under MIT" in info.notes[-1]
     assert inspect_dictionary("mine:3").path == snapshot / "layer_3"
@@ -344,5 +370,7 @@ def test_saes_among_a_repositorys_files_are_named_as_they_are_to_be_asked_for():
 )
 def test_what_is_no_name_is_refused_in_a_line(name, monkeypatch):
     monkeypatch.setattr(module, "fetch", lambda *_: pytest.fail("fetched"))
-    with pytest.raises(ConfigurationError, match=r"^--sae .*(no name of an SAE|leads out|may stand for several)"):
+    with pytest.raises(
+        ConfigurationError, match=r"^--sae .*(not a name of an SAE. Give a folder,|leads out|may stand for several)"
+    ):
         find(name)

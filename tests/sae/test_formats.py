@@ -18,6 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from curate.errors import ConfigurationError
 from curate.sae.decoder import load_decoder
+from curate.sae.formats import gemma_scope_2
+from curate.sae.formats.format import Source
 from curate.sae.load import inspect_dictionary, load_dictionary
 from tests.sae import folders
 from tests.sae.folders import D_MODEL, D_SAE, DTYPES, HIDDEN, SAFE
@@ -119,6 +121,22 @@ def test_gemma_scope_2_without_a_config_is_read_by_its_folders_names(tmp_path, f
         inspect_dictionary(str(moved))
 
 
+@pytest.mark.parametrize(
+    ("repo", "model"),
+    [
+        ("google/gemma-scope-2-4b-it", "google/gemma-3-4b-it"),
+        ("google/gemma-scope-2-270m-pt", "google/gemma-3-270m"),
+        ("me/gemma-scope-2-4b-it-copy", "google/gemma-3-4b-it"),
+        ("me/gs2-copy", None),
+        (None, None),
+    ],
+)
+def test_gemma_scope_2s_model_is_in_its_repositorys_name_if_its_config_does_not_say(tmp_path, repo, model):
+    made = folders.gemma_scope_2(tmp_path)
+    change(made.folder / "config.json", model_name=None)
+    assert gemma_scope_2.describe(Source("x", made.folder, repo, made.path, {})).model_name == model
+
+
 def test_sparsify_may_leave_the_number_of_features_to_its_expansion_factor(tmp_path):
     made = folders.sparsify(tmp_path)
     change(made.folder / "cfg.json", num_latents=0, expansion_factor=D_SAE // D_MODEL)
@@ -133,8 +151,28 @@ def test_sparsifys_layer_is_in_its_folders_name(tmp_path, folder, layer):
     made = folders.sparsify(tmp_path / "layers.9")
     renamed = made.folder.rename(made.folder.with_name(folder))
     assert inspect_dictionary(str(renamed)).hook_layer == layer
-    # And no other part of the path says it.
-    assert inspect_dictionary(str(renamed.rename(renamed.with_name("mine")))).hook_layer is None
+    # And no other part of the path says it; nor does a name that resembles another place's.
+    for name in ("mine", "mine-revision-2", "supervision"):
+        renamed = renamed.rename(renamed.with_name(name))
+        assert inspect_dictionary(str(renamed)).hook_layer is None
+
+
+@pytest.mark.parametrize(
+    ("content", "model"),
+    [
+        (b'{"model": "a/b"}', "a/b"),
+        (b'{"model": "a/\\ud800"}', "a/?"),
+        (b'{"model": 3}', None),
+        (b"[1]", None),
+        (b"[" * 99_999, None),
+        (b'{"model": "a/b"}' + b" " * (1 << 20), None),
+        (b"\xff", None),
+    ],
+)
+def test_sparsifys_model_is_in_the_config_above_if_that_can_be_read(tmp_path, content, model):
+    made = folders.sparsify(tmp_path)
+    (tmp_path / "config.json").write_bytes(content)
+    assert inspect_dictionary(str(made.folder)).model_name == model
 
 
 @pytest.mark.parametrize(
@@ -459,6 +497,8 @@ KINDS = {
         renamed(folders.sparsify, "model.vision_tower.encoder.layers.3"),
         "not of the language model",
     ),
+    "sparsify of a vision model": (renamed(folders.sparsify, "vision_model.layers.3"), "not of the language model"),
+    "sparsify of visual blocks": (renamed(folders.sparsify, "model.visual.blocks.3"), "not of the language model"),
     "sparsify transcoder": (configured(folders.sparsify, "cfg.json", transcode=True), "a transcoder"),
     "sparsify with a skip": (configured(folders.sparsify, "cfg.json", skip_connection=True), "skip connection"),
     "sparsify groupmax": (configured(folders.sparsify, "cfg.json", activation="groupmax"), "groupmax"),

@@ -273,6 +273,15 @@ def test_qwen_scope_is_known_by_the_names_of_repository_and_file(tmp_path, in_th
     refused(other.parent, "holds 2 SAEs; name one of them")
 
 
+def test_qwen_scopes_folder_stands_for_its_one_file(tmp_path, in_this_process, monkeypatch):
+    made = folders.qwen_scope(tmp_path)
+    made.folder.with_name("layer13.sae.pt").unlink()
+    monkeypatch.chdir(tmp_path)
+    for name in (made.folder.parent, made.folder.parent.name, made.folder):
+        with opened(str(name)) as info:
+            assert (info.hook_layer, info.model_name, info.k) == (12, "Qwen/Qwen3-8B-Base", 50)
+
+
 def test_an_sae_that_is_no_pickle_is_opened_where_it_lies(tmp_path, monkeypatch):
     monkeypatch.setattr(module.subprocess, "run", None)
     made = folders.sparsify(tmp_path)

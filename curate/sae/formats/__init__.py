@@ -24,7 +24,7 @@ FORMATS = {
 def files(folder: str, formats: Collection[Format] = tuple(FORMATS.values())) -> list[str]:
     """The files that an SAE of any of the formats may have in a folder of a repository.
 
-    Formats that keep many SAEs in one folder are left out: there each is named by its own file.
+    Formats with many SAEs in one folder are skipped; there each SAE is named by its file.
     """
     below = f"{folder}/" if folder else ""
     above = f"{folder.rpartition('/')[0]}/" if "/" in folder else ""

@@ -30,10 +30,10 @@ class Source:
         name: as it was asked for.
         path: its folder on this machine.
         repo: its repository on the hub, where it came from there.
-        folder: its folder in that repository; of a folder on this machine the whole path, as a format without a config
-            reads layer and width from it.
+        folder: its folder in the repository. For a local folder, its absolute path: formats without a config read layer
+            and width from it.
         overrides: entries of its config that sae_lens's registry, or curate's table, puts right.
-        scale: its activation scale, as these list it.
+        scale: its activation scale, as curate's table lists it.
     """
 
     name: str

@@ -4,6 +4,8 @@ z = x W_enc + b_enc where that exceeds the feature's threshold, else 0 (Rajamano
 with both biases as published: b_dec is not subtracted from the input).
 """
 
+import re
+
 from curate.errors import ConfigurationError
 from curate.sae.dictionary import DictionaryInfo
 from curate.sae.formats.format import (
@@ -83,7 +85,8 @@ def _layer(source: Source, config: dict[str, object]) -> int | None:
 
 def _model(source: Source, config: dict[str, object]) -> str | None:
     """`google/gemma-3-4b-it`, whose SAEs are in `google/gemma-scope-2-4b-it`; configs also write `gemma-v3-4b-it`."""
-    told = config.get("model_name") or (source.repo and source.repo.replace("gemma-scope-2", "gemma-3"))
+    found = re.search(r"gemma-scope-2-(\w+-(?:it|pt))", source.repo or "")
+    told = config.get("model_name") or (found and f"gemma-3-{found[1]}")
     if not told:
         return None
     name = str(told).rpartition("/")[2].replace("gemma-v3", "gemma-3")

@@ -73,7 +73,7 @@ def describe(source: Source) -> DictionaryInfo:
     scale, scale_notes = _scale(source, str(config["normalize_activations"]))
     if source.overrides:
         notes = (*notes, f"read with {json.dumps(dict(source.overrides))}, as listed for this release")
-    model_name, model_hash = known.get("model_name"), known.get("model_hash")
+    model_name, model_hash, licence = (known.get(key) for key in ("model_name", "model_hash", "licence"))
     return DictionaryInfo(
         name=name,
         path=source.path,
@@ -90,6 +90,7 @@ def describe(source: Source) -> DictionaryInfo:
         k=some_features(source, config.get("k"), d_sae) if architecture == "topk" else None,
         scale=scale,
         units=_units(config),
+        licence=None if licence is None else str(licence),
         notes=(*notes, *scale_notes),
     )
 
@@ -199,6 +200,7 @@ def _config(info: DictionaryInfo, facts: Mapping[str, object]) -> dict[str, obje
         "model_name": info.model_name,
         "model_hash": info.model_hash,
         "activation_units": info.units,
+        "licence": info.licence,
     }
     named = {key: value for key, value in known.items() if value is not None}
     # sae_lens takes a config without its version for an old one, and drops its metadata.

@@ -3,7 +3,6 @@
 z = topk(relu(W (x − b_dec) + b)), x̂ = z W_dec + b_dec (sparsify `sparse_coder.py`, `SparseCoder.encode` and `.decode`).
 """
 
-import json
 import re
 
 from curate.errors import ConfigurationError
@@ -65,7 +64,7 @@ def _hook(source: Source) -> str:
 
 def _refuse_other_kinds(source: Source, config: dict[str, object]) -> None:
     hook = _hook(source)
-    if re.search(r"visi?on|visual", hook):
+    if {"vision_tower", "vision_model", "visual"} & set(hook.split(".")):
         raise ConfigurationError(f"--sae {source.name}: it reads {hook}, which is not of the language model")
     if other := re.match(OTHER_PLACE, hook):
         raise ConfigurationError(f"--sae {source.name}: it reads the {other[1]} of a block, not the residual stream")
@@ -82,10 +81,9 @@ def _refuse_other_kinds(source: Source, config: dict[str, object]) -> None:
 
 def _model(source: Source) -> str | None:
     try:
-        found = json.loads((source.path / MODEL_CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        name = read_json(source, MODEL_CONFIG).get("model")
+    except ConfigurationError:
         return None
-    name = found.get("model") if isinstance(found, dict) else None
     return name if isinstance(name, str) else None
 
 
