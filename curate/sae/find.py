@@ -50,7 +50,7 @@ def find(name: str) -> tuple[Source, KnownSAE | None]:
     """
     too_long = any(len(part) > _LONGEST_NAME for part in name.split("/"))
     if not name or not name.isprintable() or too_long or "://" in name:
-        raise ConfigurationError(f"--sae {name[:80]}: not a name of an SAE. Give {WAYS}")
+        raise ConfigurationError(f"--sae {name[:80]!r}: not a name of an SAE. Give {WAYS}")
     path = Path(name)
     if path.is_dir():
         return Source(name, path, None, str(path.absolute()), {}), None

@@ -11,7 +11,7 @@ from curate.errors import ConfigurationError
 from curate.models import inspect_model
 from curate.models.family import ModelInfo
 from curate.sae.dictionary import DictionaryInfo
-from curate.sae.known import default_sae, last_part
+from curate.sae.known import default_sae, last_part, named
 from curate.sae.load import inspect_dictionary
 
 
@@ -49,10 +49,10 @@ def hook_layer(sae: DictionaryInfo, asked: int | None) -> int:
         ConfigurationError: they do not, or neither says.
     """
     if asked is not None and sae.hook_layer is not None and asked != sae.hook_layer:
-        raise ConfigurationError(f"--hook-layer {asked}: the SAE in {sae.path} was trained on layer {sae.hook_layer}")
+        raise ConfigurationError(f"--hook-layer {asked}: the SAE {sae.name} was trained on layer {sae.hook_layer}")
     layer = sae.hook_layer if asked is None else asked
     if layer is None:
-        raise ConfigurationError(f"the SAE in {sae.path} does not say which layer it reads; name it with --hook-layer")
+        raise ConfigurationError(f"--sae {sae.name} does not say which layer it reads; name it with --hook-layer")
     return layer
 
 
@@ -71,6 +71,10 @@ def agree(model_name: str, sae_name: str, asked_layer: int | None, allow_model_m
         ConfigurationError: they do not fit each other.
         DataError: the hub cannot be reached.
     """
+    known = None if Path(sae_name).exists() else named(sae_name)
+    if known is not None and not allow_model_mismatch and not known[0].fits(model_name):
+        # Before gigabytes are fetched.
+        raise _mismatch(model_name, sae_name, f"trained on {known[0].models[0]}")
     sae = inspect_dictionary(demo.resolve(sae_name, demo.SAE))
     model = inspect_model(demo.resolve(model_name, demo.MODEL))
     if not model.family.takes_images:
@@ -84,18 +88,15 @@ def agree(model_name: str, sae_name: str, asked_layer: int | None, allow_model_m
         raise ConfigurationError(f"hook layer {layer}: {model.name} has layers 0 to {model.n_layers - 1}")
     if sae.d_model != model.d_model:
         raise ConfigurationError(
-            f"the SAE in {sae.path} reads hidden states of width {sae.d_model}, {model.name} has {model.d_model}: "
-            "name the SAE that was trained on this model with --sae"
+            f"--sae {sae_name} reads hidden states of width {sae.d_model}, and {model_name} has {model.d_model}: name "
+            f"one that was trained on this model (curate saes --model {model_name})"
         )
     if difference := _model_difference(sae, model):
         if not allow_model_mismatch:
-            raise ConfigurationError(
-                f"the SAE in {sae.path} was {difference}; --allow-model-mismatch takes it all the same, as for a "
-                "fine-tuned copy of that model"
-            )
-        notes.append(f"the SAE was {difference}")
+            raise _mismatch(model_name, sae_name, difference)
+        notes.append(f"the SAE was {difference}, and the model is {model_name}")
     elif sae.model_hash is None and sae.model_name is None:
-        notes.append(f"the SAE in {sae.path} does not say which model it was trained on")
+        notes.append(f"the SAE {sae_name} does not say which model it was trained on")
     return Pair(model, sae, layer, tuple(notes))
 
 
@@ -117,8 +118,15 @@ def _model_difference(sae: DictionaryInfo, model: ModelInfo) -> str | None:
     if sae.model_hash is not None:
         if sae.model_hash == model.sha256:
             return None
-        return f"trained on a model with hash {sae.model_hash[:12]}, and {model.name} has {model.sha256[:12]}"
+        return f"trained on a model with hash {sae.model_hash[:12]}, which is not this one's, {model.sha256[:12]}"
     names = [name for name in (sae.model_name, *sae.fits) if name is not None]
     if not names or last_part(model.name) in map(last_part, names):
         return None
-    return f"trained on {names[0]}, and the model is {model.name}"
+    return f"trained on {names[0]}"
+
+
+def _mismatch(model_name: str, sae_name: str, difference: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"--sae {sae_name} was {difference}, and the model is {model_name}: see curate saes --model {model_name}, or "
+        "take it all the same with --allow-model-mismatch, as for a fine-tuned copy of that model"
+    )

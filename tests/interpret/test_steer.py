@@ -316,7 +316,7 @@ def test_a_label_is_the_concept_and_to_ablate_is_one_step():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"edit": {"features": [768]}}, "--feature 768: the SAE in .* has features 0 to 767"),
+        ({"edit": {"features": [768]}}, "--feature 768: .* has features 0 to 767"),
         ({"edit": {"features": list(range(97))}}, "97 at once are more than hidden states have dimensions, 96"),
         ({"label": "puce"}, "--label puce: demo-shapes has circle, square"),
         ({"hook_layer": 1}, "hook-layer 1"),

@@ -191,7 +191,7 @@ def check_features(spec: EditSpec, pair: Pair) -> None:
     """
     sae = pair.sae
     if unknown := [feature for feature in spec.features if feature >= sae.d_sae]:
-        raise ConfigurationError(f"--feature {unknown[0]}: the SAE in {sae.path} has features 0 to {sae.d_sae - 1}")
+        raise ConfigurationError(f"--feature {unknown[0]}: the SAE {sae.name} has features 0 to {sae.d_sae - 1}")
     if len(spec.features) > sae.d_model:
         raise ConfigurationError(
             f"--feature: {len(spec.features):,} at once are more than hidden states have dimensions, {sae.d_model:,}"
