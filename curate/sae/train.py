@@ -20,7 +20,7 @@ TENSORS_FILE, STATE_FILE = "trainer.safetensors", "trainer.json"
 
 
 class TrainingParameters(BaseModel):
-    """What a dictionary is trained with. Defaults are those of the SAE-V paper (Table 2), names those of sae_lens."""
+    """What an SAE is trained with. Defaults are those of the SAE-V paper (Table 2), names those of sae_lens."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -188,7 +188,7 @@ def restore_trainer(trainer: "SAETrainer[Any, Any]", folder: Path) -> None:
 
 
 def save_dictionary(trainer: "SAETrainer[Any, Any]", folder: Path, scale: float, facts: Mapping[str, object]) -> None:
-    """Write the trained dictionary in sae_lens's format, with the activation scale folded into its weights.
+    """Write the trained SAE in sae_lens's format, with the activation scale folded into its weights.
 
     Args:
         scale: what hidden states were multiplied with; activations stay in these normalised units.
