@@ -34,7 +34,8 @@ from curate.datasets import DatasetSpec
 from curate.manifest.weights import read_weights, write_weights
 from curate.models import ModelSpec
 from curate.pipeline.connection import KEEP_MEMORY
-from curate.pipeline.job import ScoreJob, plan
+from curate.pipeline.job import ScoreJob
+from curate.pipeline.job import plan as make_plan
 from curate.pipeline.resources import Resources
 from curate.pipeline.score import score
 from curate.pipeline.session import Progress
@@ -118,16 +119,16 @@ def loop(job: ScoreJob, part: int, parts: int) -> Trial:
                 return
             yield item
 
-    the_plan = plan(job)
+    plan = make_plan(job)
     assert job.weights is not None
-    builder = the_plan.model.family.load_builder(the_plan.model)
-    scorer = load_scorer(the_plan, read_weights(location(job.weights))[0])
-    share = len(the_plan.dataset) // parts
+    builder = plan.model.family.load_builder(plan.model)
+    scorer = load_scorer(plan, read_weights(location(job.weights))[0])
+    share = len(plan.dataset) // parts
     arrivals = []
     for start in range(part * share, (part + 1) * share, job.shard_rows):
-        samples = the_plan.dataset.samples(range(start, start + job.shard_rows))
+        samples = plan.dataset.samples(range(start, start + job.shard_rows))
         prepared = timed(prepare(samples, builder, job.parameters.text))
-        budget = job.parameters.tokens_per_pass(the_plan.device)
+        budget = job.parameters.tokens_per_pass(plan.device)
         for batch in token_batches((s for s in prepared if isinstance(s, Prepared)), budget):
             rows = scorer.score(batch)
             arrivals.append((time.time(), len(rows)))
@@ -166,17 +167,17 @@ def make_job(folder: Path, output: Path, way: Way, samples: int) -> ScoreJob:
 
 def write_random_weights(folder: Path) -> None:
     """Feature weights that any job of these files may reuse."""
-    the_plan = plan(make_job(folder, folder / "run", WAYS["loop"], 1))
-    parameters = the_plan.job.parameters
+    plan = make_plan(make_job(folder, folder / "run", WAYS["loop"], 1))
+    parameters = plan.job.parameters
     write_weights(
         location(str(folder / "weights")),
         torch.rand(llava.D_SAE, dtype=torch.float64, generator=torch.Generator().manual_seed(0)),
         torch.ones(llava.D_SAE, dtype=torch.bool),
         {},
-        model_sha256=the_plan.model.sha256,
-        sae_sha256=the_plan.sae.sha256,
-        dataset_sha256=the_plan.dataset_sha256,
-        hook_layer=the_plan.hook_layer,
+        model_sha256=plan.model.sha256,
+        sae_sha256=plan.sae.sha256,
+        dataset_sha256=plan.dataset_sha256,
+        hook_layer=plan.hook_layer,
         text=parameters.text,
         rule=parameters.weight_rule,
         top_k=parameters.top_k,

@@ -1,8 +1,8 @@
 """What a model and an SAE of true size cost on this machine: `python -m bench.fullsize`.
 
-Writes LLaVA-NeXT-Mistral-7B (15 GB in four shards) and an SAE of 65,536 features (2 GB) with random weights, as they
-are published, and measures hashing, loading below the cut, one photograph, and the doctor's trial. `--scale small` does
-the same in seconds.
+Writes LLaVA-NeXT-Mistral-7B (15 GB in four shards) and an SAE of 65,536 features (2 GB) with random weights, laid out
+as `bench.published` says, and measures hashing, loading below the cut, one photograph, and the doctor's trial. `--scale
+small` does the same in seconds.
 """
 
 import argparse
@@ -104,7 +104,15 @@ def _written(folder: Path, model: Path, sae: Path, scale: str) -> list[tuple[str
         ("write the SAE", sae, write_sae),
         ("write photographs", folder / "data", _write_data),
     ]
-    return [(name, *_apart(write, path, SCALES[scale])[:2]) for name, path, write in steps if not path.exists()]
+    lines = []
+    for name, path, write in steps:
+        if path.exists():
+            continue
+        part = path.with_name(f"{path.name}.part")  # of a write that was cut off, nothing counts
+        shutil.rmtree(part, ignore_errors=True)
+        lines.append((name, *_apart(write, part, SCALES[scale])[:2]))
+        part.rename(path)
+    return lines
 
 
 def _write_data(folder: Path, _scale: Scale) -> None:
@@ -131,9 +139,9 @@ def _apart(do: Callable[..., T], *arguments: Any) -> tuple[float, float, T]:
 
 
 def _timed(do: Callable[..., T], *arguments: Any) -> tuple[float, float, T]:
-    begun = time.monotonic()
+    started = time.monotonic()
     result = do(*arguments)
-    return time.monotonic() - begun, _peak(), result
+    return time.monotonic() - started, _peak(), result
 
 
 def _peak() -> float:
@@ -180,10 +188,10 @@ def _doctor(folder: Path, model: Path, sae: Path, dtype: str, trial_seconds: flo
     }
     job.write_text(json.dumps(content))  # which is YAML, too
     command = [sys.executable, "-m", "curate", "doctor", str(job), "--trial-seconds", f"{trial_seconds:g}"]
-    begun = time.monotonic()
+    started = time.monotonic()
     print(f"\n`curate doctor JOB --trial-seconds {trial_seconds:g}`:\n\n```")
     print(subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout.replace(str(folder), "…"), end="")
-    print(f"```\n\nin {time.monotonic() - begun:.0f} s", flush=True)
+    print(f"```\n\nin {time.monotonic() - started:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """A checkpoint and an SAE laid out as they are published, with random weights, written in little memory.
 
 `llava-hf/llava-v1.6-mistral-7b-hf` has its weights in shards of up to 5 GB, under names that transformers had before
-version 5. Its SAE-V is a folder of sae_lens 3. Tensors are drawn and written one piece after another.
+version 5. Its SAE-V is a folder of sae_lens 3; here its normalize_activations is none, for random weights have no scale
+to be measured. Tensors are drawn and written one piece after another.
 """
 
 import json

@@ -2,7 +2,7 @@
 
 Scores are random but for the first metric, which falls with the row, so that it is known which samples are shown and
 looked at for copies: these are the demo world's, and their texts and images are read. Feature weights are random, of a
-dictionary of 65,536 features. Each report is written by a process of its own, so that the peak memory is its own.
+SAE of 65,536 features. Each report is written by a process of its own, so that the peak memory is its own.
 """
 
 import argparse

@@ -6,7 +6,7 @@ import typer
 
 from curate.cli.arguments import DryRun, PrintJob, only_described, validated, without_configured_for_demo
 
-DATA, MODEL, METRICS, RESOURCES = "Data", "Model and dictionary", "Metrics", "Resources"
+DATA, MODEL, METRICS, RESOURCES = "Data", "Model and SAE", "Metrics", "Resources"
 
 
 def calibrate(
@@ -62,7 +62,15 @@ def calibrate(
     ] = None,
     allow_model_mismatch: Annotated[
         bool,
-        typer.Option("--allow-model-mismatch", help="Though the SAE names another model.", rich_help_panel=MODEL),
+        typer.Option("--allow-model-mismatch", help="Accept an SAE trained on another model.", rich_help_panel=MODEL),
+    ] = False,
+    allow_poor_fit: Annotated[
+        bool,
+        typer.Option(
+            "--allow-poor-fit",
+            help="Score even if the SAE reconstructs the data worse than their mean does.",
+            rich_help_panel=MODEL,
+        ),
     ] = False,
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Of the model.", rich_help_panel=MODEL)
@@ -124,13 +132,14 @@ def run_job(job: Any, json: bool = False, overwrite: bool = False) -> None:
 
     from curate.cli.console import OUT, printable
     from curate.cli.progress import progress
-    from curate.experiments.calibrate import PLOT, plan
+    from curate.experiments.calibrate import PLOT
     from curate.experiments.calibrate import calibrate as run_calibration
+    from curate.experiments.calibrate import plan as make_plan
     from curate.experiments.calibration import draw
 
-    the_plan = plan(job)
+    plan = make_plan(job)
     with progress() as report:
-        record = run_calibration(the_plan, report, overwrite)
+        record = run_calibration(plan, report, overwrite)
     draw(Path(job.output) / PLOT, record.found)
     if json:
         print(record.model_dump_json(indent=2))

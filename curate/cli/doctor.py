@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-TRIAL_SECONDS = 60.0
+from curate.pipeline.finding import TRIAL_SECONDS
+
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 

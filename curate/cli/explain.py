@@ -54,7 +54,7 @@ def explain(
     ] = None,
     allow_model_mismatch: Annotated[
         bool,
-        typer.Option("--allow-model-mismatch", help="Though the SAE names another model.", rich_help_panel=MODEL),
+        typer.Option("--allow-model-mismatch", help="Accept an SAE trained on another model.", rich_help_panel=MODEL),
     ] = False,
     weights: Annotated[
         Any | None,

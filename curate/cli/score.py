@@ -19,7 +19,7 @@ from curate.cli.arguments import (
 )
 from curate.errors import ConfigurationError
 
-DATA, MODEL, METRICS, RUN, RESOURCES = "Data", "Model and dictionary", "Metrics", "Run", "Resources"
+DATA, MODEL, METRICS, RUN, RESOURCES = "Data", "Model and SAE", "Metrics", "Run", "Resources"
 
 
 def score(

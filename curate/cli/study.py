@@ -6,7 +6,7 @@ import typer
 
 from curate.cli.arguments import parts
 
-IMAGES, MODEL = "Images", "Model and dictionaries"
+IMAGES, MODEL = "Images", "Model and SAEs"
 
 Images = Annotated[
     str,
@@ -56,7 +56,7 @@ HookLayer = Annotated[
     int | None, typer.Option(help="Layer that an SAE reads, where its file does not say.", rich_help_panel=MODEL)
 ]
 AllowModelMismatch = Annotated[
-    bool, typer.Option("--allow-model-mismatch", help="Though an SAE names another model.", rich_help_panel=MODEL)
+    bool, typer.Option("--allow-model-mismatch", help="Accept an SAE trained on another model.", rich_help_panel=MODEL)
 ]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],

@@ -16,7 +16,7 @@ from curate.cli.arguments import (
 from curate.errors import ConfigurationError, RunStopped
 
 DATA, GRID, TRAINING, EVALUATION, RESOURCES = "Data", "Grid", "Training", "Evaluation", "Resources"
-_OF_DATA = ("dataset", "data_dir", "split", "limit", "sae")
+_OF_DATA = ("dataset", "data_dir", "split", "limit", "sae", "allow_poor_fit")
 _OF_TRAINING = ("lr", "epochs", "max_steps", "batch_size", "gradient_accumulation_steps", "lora_r")
 _OF_SWEEP = ("run", "seeds", "workers", "model_score", "model_score_samples", "parallel", "address", "keep_models")
 
@@ -52,6 +52,14 @@ def sweep(
             rich_help_panel=DATA,
         ),
     ] = None,
+    allow_poor_fit: Annotated[
+        bool,
+        typer.Option(
+            "--allow-poor-fit",
+            help="Score even if the SAE reconstructs the data worse than their mean does.",
+            rich_help_panel=DATA,
+        ),
+    ] = False,
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes a GPU if there is one.", rich_help_panel=DATA)
     ] = "auto",
@@ -156,6 +164,7 @@ def sweep(
     if run is None:
         rows = {**defaults.get("score", {}).get("dataset", {}), **named(data_dir=data_dir, split=split, limit=limit)}
         content["score"] = {"dataset": {**named(name=dataset), **rows}, "model": spec, **named(sae=sae)}
+        content["score"]["allow_poor_fit"] = allow_poor_fit
     content["training"] = {**training, **named(**{name: given[name] for name in _OF_TRAINING})}
     evaluation = {**defaults.get("evaluation", {}), **named(bench=bench, limit=questions)}
     if run is not None and not typed(ctx, "model"):
@@ -180,11 +189,11 @@ def run_job(job: Any, json: bool = False, overwrite: bool = False) -> None:
     from curate.cli.console import OUT, print_json, printable
     from curate.cli.progress import progress
     from curate.experiments.sweep import sweep as run_sweep
-    from curate.experiments.sweep_job import plan
+    from curate.experiments.sweep_job import plan as make_plan
 
-    the_plan = plan(job)
+    plan = make_plan(job)
     with progress() as report:
-        record = run_sweep(the_plan, report, overwrite)
+        record = run_sweep(plan, report, overwrite)
     if json:
         print_json(record.model_dump(mode="json"))
     else:

@@ -29,7 +29,7 @@ from curate.manifest.verify import read_tables
 from curate.metrics import METRICS
 from curate.pipeline.job import ScoreJob, agreeing, inside
 from curate.pipeline.score import score
-from curate.pipeline.session import Progress, Report
+from curate.pipeline.session import SAME_COMMAND, Progress, Report
 from curate.sample import Sample
 from curate.storage import LocalFolder, absolute, location, remove
 
@@ -85,7 +85,7 @@ class CalibrateJob(BaseModel):
 
 
 class CalibratePlan(NamedTuple):
-    """A job whose data, model and dictionary were found and agree."""
+    """A job whose data, model and SAE were found and agree."""
 
     job: CalibrateJob
     dataset: Dataset
@@ -93,7 +93,7 @@ class CalibratePlan(NamedTuple):
 
 
 def plan(job: CalibrateJob) -> CalibratePlan:
-    """Open the data and look at model and dictionary; loads no weights.
+    """Open the data and look at model and SAE; loads no weights.
 
     Raises:
         ConfigurationError: something cannot work; the message says what to do.
@@ -117,7 +117,7 @@ def plan(job: CalibrateJob) -> CalibratePlan:
     return CalibratePlan(job, dataset, decides)
 
 
-def calibrate(the_plan: CalibratePlan, report: Report, overwrite: bool = False) -> Calibration:
+def calibrate(plan: CalibratePlan, report: Report, overwrite: bool = False) -> Calibration:
     """Damage copies of samples, score originals and copies alike, and say how well each metric tells them apart.
 
     What is done already is not done again.
@@ -127,14 +127,14 @@ def calibrate(the_plan: CalibratePlan, report: Report, overwrite: bool = False) 
         DataError: too few samples can be read, or data changed.
         RunStopped, KeyboardInterrupt: as of scoring; the same command goes on.
     """
-    job, output = the_plan.job, location(the_plan.job.output)
+    job, output = plan.job, location(plan.job.output)
     with locked(output):
         if overwrite:
             for name in OURS - {LOCK}:
                 if (output / name).exists():
                     remove(output / name)
-        _refuse_another(the_plan, output)
-        counts = _samples(the_plan, output / SAMPLES, report)
+        _refuse_another(plan, output)
+        counts = _samples(plan, output / SAMPLES, report)
         original = _scored(job, ORIGINAL, None, report)
         weights = f"{job.output}/{ORIGINAL}" if job.score.parameters.needs_weights else None
         damaged = _scored(job, DAMAGED, weights, report, original.sae)
@@ -155,9 +155,9 @@ def calibrate(the_plan: CalibratePlan, report: Report, overwrite: bool = False) 
         return record
 
 
-def _refuse_another(the_plan: CalibratePlan, output: UPath) -> None:
+def _refuse_another(plan: CalibratePlan, output: UPath) -> None:
     inputs = RunInputs(
-        arguments=the_plan.job.model_dump(mode="json"), decides=the_plan.decides, versions=versions("ray", "pyarrow")
+        arguments=plan.job.model_dump(mode="json"), decides=plan.decides, versions=versions("ray", "pyarrow")
     )
     begun = read_inputs(output)
     if begun is None:
@@ -186,19 +186,19 @@ class _Counts(NamedTuple):
     not_applicable: dict[str, int]
 
 
-def _samples(the_plan: CalibratePlan, folder: UPath, report: Report) -> _Counts:
+def _samples(plan: CalibratePlan, folder: UPath, report: Report) -> _Counts:
     """Write the originals and their damaged copies as two tables, unless they are there.
 
     Raises:
         ConfigurationError: no damage can be done to any of them.
         DataError: too few can be read.
     """
-    job, dataset = the_plan.job, the_plan.dataset
+    job, dataset = plan.job, plan.dataset
     positions = range(len(dataset))
     if job.samples < len(dataset):
         positions = sorted(random.Random(f"calibrate:{job.seed}").sample(positions, job.samples))
     if not (folder / f"{DAMAGED}.parquet").exists():  # which is written last
-        _write_samples(the_plan, positions, folder, report)
+        _write_samples(plan, positions, folder, report)
     n = sum(table.num_rows for table in read_tables(folder, f"{ORIGINAL}.parquet", ["source_row"]))
     copies = Counter(
         damage
@@ -212,9 +212,9 @@ def _samples(the_plan: CalibratePlan, folder: UPath, report: Report) -> _Counts:
     return _Counts(n, len(positions) - n, {damage: n - copies[damage] for damage in job.damages})
 
 
-def _write_samples(the_plan: CalibratePlan, positions: Sequence[int], folder: UPath, report: Report) -> None:
+def _write_samples(plan: CalibratePlan, positions: Sequence[int], folder: UPath, report: Report) -> None:
     """Both tables; the same settings write the same bytes."""
-    job, dataset = the_plan.job, the_plan.dataset
+    job, dataset = plan.job, plan.dataset
     drawn: list[_Drawn] = []
 
     def originals() -> Iterator[dict[str, Any]]:
@@ -283,9 +283,10 @@ def _scored(
         "dataset": DatasetSpec(name=f"{job.output}/{SAMPLES}/{name}.parquet"),
         "max_error_rate": 1.0,
         "weights": weights or job.score.weights,
+        "allow_poor_fit": job.score.allow_poor_fit or sae is not None,  # the original was allowed
     }
     scored = job.score.model_copy(update=update)
-    return score(scored, report, lambda plan, done: None, go_on="the same command", sae=sae)
+    return score(scored, report, lambda plan, done: None, go_on=SAME_COMMAND, sae=sae)
 
 
 def _compare(job: CalibrateJob, output: UPath, metrics: Sequence[str]) -> Iterator[Found]:

@@ -19,7 +19,7 @@ from curate.manifest.lock import LOCK, locked
 from curate.manifest.record import RunRecord
 from curate.pipeline.resources import cluster_address
 from curate.pipeline.score import score
-from curate.pipeline.session import Report, resumable
+from curate.pipeline.session import SAME_COMMAND, Report, resumable
 from curate.pipeline.tasks import Failed, Task, run_tasks
 from curate.storage import location
 
@@ -28,7 +28,7 @@ OURS = {RUN, SELECTIONS, CELLS, RECORD, TABLE, INPUTS_FILE, LOCK}
 OURS |= {f"{figure}.{kind}" for figure in (FIGURE7, FIGURE8) for kind in ("png", "svg")}
 
 
-def sweep(the_plan: SweepPlan, report: Report, overwrite: bool = False) -> SweepRecord:
+def sweep(plan: SweepPlan, report: Report, overwrite: bool = False) -> SweepRecord:
     """Score, select, train and evaluate what is not done yet, and write what came of all of it.
 
     A cell that fails is empty in the record, with its reason; the others go on.
@@ -39,15 +39,15 @@ def sweep(the_plan: SweepPlan, report: Report, overwrite: bool = False) -> Sweep
         RunStopped: scoring cannot go on.
         KeyboardInterrupt: with a message that says how to resume.
     """
-    job, output, begun = the_plan.job, Path(the_plan.job.output), time.monotonic()
+    job, output, begun = plan.job, Path(plan.job.output), time.monotonic()
     with locked(location(job.output)), resumable(f"the same command; what is whole in {output} is not done again"):
         _check_output(output, overwrite)
-        _refuse_another(the_plan, run_hash=None)
-        run = the_plan.run or _scored(job, report, overwrite)
-        decides = _refuse_another(the_plan, run.run_hash)
-        grid = list(places(the_plan, run))
+        _refuse_another(plan, run_hash=None)
+        run = plan.run or _scored(job, report, overwrite)
+        decides = _refuse_another(plan, run.run_hash)
+        grid = list(places(plan, run))
         _check_judge_there(job)
-        cells_of = Cells(the_plan, run, grid, report)
+        cells_of = Cells(plan, run, grid, report)
         run_tasks(list(cells_of.tasks()), cells_of.take, job.parallel, job.address)
         cells = tuple(cells_of.at(place) for place in grid)
         found, correlated = means(cells), correlations(cells)
@@ -63,7 +63,7 @@ def sweep(the_plan: SweepPlan, report: Report, overwrite: bool = False) -> Sweep
             findings=findings(cells_of.whole.get(BASE), found, correlated),
             published=comparisons(
                 job.model.name,
-                the_plan.dataset.name,
+                plan.dataset.name,
                 job.evaluation.bench,
                 {(each.method, each.metric, each.ratio): each.mean for each in found},
             ),
@@ -80,7 +80,7 @@ def _check_output(output: Path, overwrite: bool) -> None:
             shutil.rmtree(output / name) if (output / name).is_dir() else (output / name).unlink()
 
 
-def _refuse_another(the_plan: SweepPlan, run_hash: str | None) -> dict[str, Any]:
+def _refuse_another(plan: SweepPlan, run_hash: str | None) -> dict[str, Any]:
     """What decides every cell, written at first; metrics, ratios, seeds and methods may be added later.
 
     Args:
@@ -89,14 +89,14 @@ def _refuse_another(the_plan: SweepPlan, run_hash: str | None) -> dict[str, Any]
     Raises:
         ConfigurationError: the folder's sweep was begun with something else.
     """
-    job, root = the_plan.job, location(the_plan.job.output)
+    job, root = plan.job, location(plan.job.output)
     begun = read_inputs(root)
     if run_hash is None and begun is not None:
         run_hash = str(begun.decides["run"])
     only_speed = {"checkpoint_every", "prepare_workers", "loader_workers"}
     training = job.training.model_dump(mode="json", exclude={"seed", *only_speed})
     # Where a cluster computes, its nodes decide on what: only what was asked for is compared.
-    base = {name: value for name, value in the_plan.base.decides.items() if name not in ("device", "dtype")}
+    base = {name: value for name, value in plan.base.decides.items() if name not in ("device", "dtype")}
     decides = {
         "run": run_hash,
         **base,
@@ -130,7 +130,7 @@ def _check_judge_there(job: SweepJob) -> None:
 
 def _scored(job: SweepJob, report: Report, overwrite: bool) -> RunRecord:
     assert job.score is not None  # validated: there is no run
-    return score(job.score, report, lambda plan, done: None, overwrite)
+    return score(job.score, report, lambda plan, done: None, overwrite, SAME_COMMAND)
 
 
 def _write(output: Path, record: SweepRecord) -> None:

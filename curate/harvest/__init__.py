@@ -1,1 +1,1 @@
-"""Documents in, hidden states out: what dictionaries are trained and judged on."""
+"""Documents in, hidden states out: what SAEs are trained and judged on."""

@@ -17,6 +17,7 @@ from curate.manifest.atomic import sync_folder
 from curate.sae.buffer import MixingBuffer
 from curate.sae.train import restore_trainer, save_trainer
 from curate.scoring.memory import is_out_of_memory
+from curate.storage import follow_umask
 
 if TYPE_CHECKING:
     from sae_lens.training.sae_trainer import SAETrainer
@@ -63,6 +64,7 @@ def save_checkpoint(
     save_trainer(trainer, temporary)
     save_file(buffer.state(), temporary / BUFFER_FILE)
     (temporary / STATE_FILE).write_text(json.dumps({"decides": decides, **asdict(state)}), encoding="utf-8")
+    follow_umask(temporary)
     sync_files(temporary)
     temporary.rename(whole)
     sync_folder(folder)

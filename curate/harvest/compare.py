@@ -1,4 +1,4 @@
-"""Dictionaries side by side: seeds of one taken together, as a table's rows and as a picture."""
+"""SAEs side by side: seeds of one taken together, as a table's rows and as a picture."""
 
 import html
 import itertools
@@ -16,7 +16,7 @@ from curate.sae.dictionary import DictionaryInfo
 
 
 class Spread(BaseModel):
-    """A figure over the seeds of one dictionary."""
+    """A figure over the seeds of one SAE."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -25,7 +25,7 @@ class Spread(BaseModel):
 
 
 class Compared(BaseModel):
-    """One dictionary, or several that differ in their seed alone, on one model."""
+    """One SAE, or several that differ in their seed alone, on one model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -36,7 +36,7 @@ class Compared(BaseModel):
 
 
 def training_facts(sae: DictionaryInfo) -> Mapping[str, Any]:
-    """What a dictionary's metadata say of its training; empty where they say nothing."""
+    """What an SAE's metadata say of its training; empty where they say nothing."""
     metadata = sae.config.get("metadata")
     training = metadata.get("training") if isinstance(metadata, dict) else None
     return training if isinstance(training, dict) else {}
@@ -45,10 +45,10 @@ def training_facts(sae: DictionaryInfo) -> Mapping[str, Any]:
 def compare(
     measured: Sequence[tuple[str, str, Mapping[str, float | None]]], saes: Mapping[str, DictionaryInfo]
 ) -> Iterator[Compared]:
-    """One row for each group of dictionaries that differ in their seed alone, and model.
+    """One row for each group of SAEs that differ in their seed alone, and model.
 
     Args:
-        measured: of each (dictionary, model), the figures.
+        measured: of each (SAE, model), the figures.
     """
     groups: list[list[str]] = []
     for name, info in saes.items():
@@ -76,7 +76,7 @@ def _differ_in_seed(one: DictionaryInfo, other: DictionaryInfo) -> bool:
 
 
 def _fixed(sae: DictionaryInfo) -> tuple[object, ...]:
-    """All that two seeds of one dictionary have in common. How many of their tokens are of images differs by chance."""
+    """All that two seeds of one SAE have in common. How many of their tokens are of images differs by chance."""
     facts = {key: value for key, value in training_facts(sae).items() if key not in ("seed", "measured_image_share")}
     return sae.architecture, sae.d_model, sae.d_sae, sae.hook_layer, sae.model_name, sae.model_hash, facts
 

@@ -1,4 +1,4 @@
-"""Judging dictionaries: what they reconstruct, and what their reconstruction does to the model's next-token loss."""
+"""Judging SAEs: what they reconstruct, and what their reconstruction does to the model's next-token loss."""
 
 import math
 from collections import Counter
@@ -15,10 +15,10 @@ from torch import Tensor
 from curate import __version__
 from curate.datasets import DEMO, DatasetSpec
 from curate.errors import ConfigurationError, DataError, NonFinite, RunStopped
-from curate.harvest.activations import Harvest, Piece, blocks, chunks, learned_from
+from curate.harvest.activations import Harvest, Piece, blocks, learned_from
 from curate.harvest.compare import Compared, compare, draw, training_facts
 from curate.harvest.evaluate_job import PICTURE, RESULT, EvaluatePlan, SAEEvaluateJob
-from curate.harvest.reading import first_states
+from curate.harvest.reading import READERS, all_chunks, first_states
 from curate.manifest.atomic import write_text
 from curate.manifest.rows import QuarantineRow
 from curate.models.family import ModelInfo, WholeModel
@@ -30,8 +30,6 @@ from curate.sae.reading import measure_reading
 from curate.scoring.memory import is_out_of_memory
 from curate.scoring.prepare import quarantined
 from curate.storage import location
-
-READERS = 2
 
 # Of (rows done, rows in all, tokens).
 Report = Callable[[int, int, int], None]
@@ -68,7 +66,7 @@ class LeftOut(BaseModel):
 
 
 class Judgement(BaseModel):
-    """One dictionary on one model."""
+    """One SAE on one model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
@@ -101,7 +99,7 @@ class Evaluation(BaseModel):
 
 @dataclass
 class _Judged:
-    """A loaded dictionary, and what it came to so far.
+    """A loaded SAE, and what it came to so far.
 
     Attributes:
         losses: summed, with its reconstruction in place of the positions named.
@@ -124,27 +122,27 @@ class _Judged:
 
 @dataclass
 class _LossSums:
-    """Summed losses without a dictionary: untouched, and with zero in place of the positions named."""
+    """Summed losses without an SAE: untouched, and with zero in place of the positions named."""
 
     targets: int = 0
     original: float = 0.0
     zero: dict[Modality, float] = field(default_factory=dict)
 
 
-def evaluate(the_plan: EvaluatePlan, report: Report) -> Evaluation:
-    """Judge every dictionary of the plan on every model, and write what the job wants written.
+def evaluate(plan: EvaluatePlan, report: Report) -> Evaluation:
+    """Judge every SAE of the plan on every model, and write what the job wants written.
 
     Raises:
         ConfigurationError: weights are damaged, or a file cannot be written.
         DataError: no row could be used, or figures are not finite.
         RunStopped: out of memory.
     """
-    job = the_plan.job
-    done = _Progress(report, the_plan.rows)
+    job = plan.job
+    done = _Progress(report, plan.rows)
     judgements: list[Judgement] = []
     try:
-        for harvest, names in the_plan.passes:
-            judgements += _judge(the_plan, harvest, names, done)
+        for harvest, names in plan.passes:
+            judgements += _judge(plan, harvest, names, done)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -154,11 +152,11 @@ def evaluate(the_plan: EvaluatePlan, report: Report) -> Evaluation:
     judgements.sort(key=lambda each: (models[each.model], order[each.sae]))
     evaluation = Evaluation(
         dataset=job.dataset,
-        dataset_sha256=the_plan.dataset_sha256,
-        rows=len(the_plan.corpus),
+        dataset_sha256=plan.dataset_sha256,
+        rows=len(plan.corpus),
         delta=job.delta,
         judgements=tuple(judgements),
-        compared=tuple(compare([(each.sae, each.model, _measures(each)) for each in judgements], the_plan.saes)),
+        compared=tuple(compare([(each.sae, each.model, _measures(each)) for each in judgements], plan.saes)),
     )
     _write(job, evaluation)
     return evaluation
@@ -211,15 +209,14 @@ class _Progress:
 
 
 @torch.inference_mode()
-def _judge(the_plan: EvaluatePlan, harvest: Harvest, names: Sequence[str], done: _Progress) -> list[Judgement]:
-    job = the_plan.job
-    bos_token_id = harvest.load_builder().bos_token_id
-    infos = {name: the_plan.saes[name] for name in names}
+def _judge(plan: EvaluatePlan, harvest: Harvest, names: Sequence[str], done: _Progress) -> list[Judgement]:
+    job = plan.job
+    infos = {name: plan.saes[name] for name in names}
     # Those whose scale is open are all tried on the same hidden states.
     first = first_states(harvest) if any(info.scale is None for info in infos.values()) else None
     judged = []
     for name, info in infos.items():
-        notes = [*info.notes, *_notes(info, harvest.model, job.dataset, the_plan.dataset_sha256)]
+        notes = [*info.notes, *_notes(info, harvest.model, job.dataset, plan.dataset_sha256)]
         if info.scale is None and first is not None:
             reading = measure_reading(info, *first)
             info = replace(info, scale=reading.scale)
@@ -230,6 +227,7 @@ def _judge(the_plan: EvaluatePlan, harvest: Harvest, names: Sequence[str], done:
     left_out: list[QuarantineRow] = []
     sums = _LossSums()
     if job.loss:
+        bos_token_id = harvest.load_builder().bos_token_id
         whole = harvest.model.family.load_whole(harvest.model, harvest.dtype, harvest.device)
         for block in blocks(harvest, 0, READERS, harvest.n_blocks):
             left_out += block.left_out
@@ -238,9 +236,12 @@ def _judge(the_plan: EvaluatePlan, harvest: Harvest, names: Sequence[str], done:
                     left_out.append(lost)
             done.add(_rows(harvest, block.ordinal), sum(map(len, block.pieces)))
     else:
-        for hidden, is_image in _chunks(harvest, bos_token_id, done, left_out):
+        for block, chunk in all_chunks(harvest):
+            left_out += chunk.left_out
             for each in judged:
-                each.reconstruct(hidden, is_image)
+                each.reconstruct(chunk.hidden, chunk.is_image)
+            if chunk.last:
+                done.add(_rows(harvest, block.ordinal), sum(map(len, block.pieces)))
     counts = Counter(row.error for row in left_out)
     reasons = {row.error: row.reason for row in reversed(left_out)}
     lost_rows = tuple(LeftOut(error=name, rows=n, reason=reasons[name]) for name, n in sorted(counts.items()))
@@ -249,7 +250,7 @@ def _judge(the_plan: EvaluatePlan, harvest: Harvest, names: Sequence[str], done:
         reconstruction = each.quality.result()
         if reconstruction.modalities["all"].tokens == 0:
             why = f": {lost_rows[0].error}: {lost_rows[0].reason}" if lost_rows else ""
-            raise DataError(f"no row of {the_plan.corpus.name} gives {harvest.model.name} a token to judge on{why}")
+            raise DataError(f"no row of {plan.corpus.name} gives {harvest.model.name} a token to judge on{why}")
         judgement = Judgement(
             sae=each.name,
             sae_sha256=each.info.sha256,
@@ -283,18 +284,6 @@ def _rows(harvest: Harvest, ordinal: int) -> int:
     """Rows of a block on the average, the last making up for all: which rows a block has, only its reader knows."""
     total, n = len(harvest.corpus), harvest.n_blocks
     return total * (ordinal + 1) // n - total * ordinal // n
-
-
-def _chunks(
-    harvest: Harvest, bos_token_id: int | None, done: _Progress, left_out: list[QuarantineRow]
-) -> Iterator[tuple[Float[Tensor, "tokens d_model"], Bool[Tensor, " tokens"]]]:
-    """Hidden states in batches, without first positions and BOS."""
-    model = harvest.load_model()
-    for block in blocks(harvest, 0, READERS, harvest.n_blocks):
-        for chunk in chunks(harvest, model, block, bos_token_id):
-            left_out += chunk.left_out
-            yield chunk.hidden, chunk.is_image
-        done.add(_rows(harvest, block.ordinal), sum(map(len, block.pieces)))
 
 
 def _splice(

@@ -21,7 +21,7 @@ from curate.sae.load import inspect_dictionary
 from curate.storage import Location, absolute, absolute_if_there
 
 ROWS = 200
-# Of the demo world. Its dictionaries learn from that of 1,000,003, and `curate score` ranks that of 0.
+# Of the demo world. Its SAEs learn from that of 1,000,003, and `curate score` ranks that of 0.
 HELD_OUT_SEED = 2_000_003
 RESULT, PICTURE = "evaluation.json", "evaluation.svg"
 
@@ -97,11 +97,11 @@ class SAEEvaluateJob(BaseModel):
 
 @dataclass(frozen=True)
 class EvaluatePlan:
-    """A job whose data, models and dictionaries were found and agree.
+    """A job whose data, models and SAEs were found and agree.
 
     Attributes:
         saes: by name.
-        passes: what is harvested, each with the names of the dictionaries that read it.
+        passes: what is harvested, each with the names of the SAEs that read it.
     """
 
     job: SAEEvaluateJob
@@ -117,7 +117,7 @@ class EvaluatePlan:
 
 
 def plan(job: SAEEvaluateJob, known: Mapping[str, DictionaryInfo] = MappingProxyType({})) -> EvaluatePlan:
-    """Open the data, look at models and dictionaries, and check that they fit; loads no weights.
+    """Open the data, look at models and SAEs, and check that they fit; loads no weights.
 
     Args:
         known: what SAEs are, by name, that were looked at before.

@@ -19,12 +19,12 @@ Logger = Literal["tensorboard", "wandb"]
 
 
 class SAETrainJob(BaseModel):
-    """The training of one dictionary, fully spelled out."""
+    """The training of one SAE, fully spelled out."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["sae-train"] = "sae-train"
-    output: LocalFolder = Field(description="the folder of the dictionary, on this machine")
+    output: LocalFolder = Field(description="the folder of the SAE, on this machine")
     model: ModelSpec
     dataset: DatasetSpec = DatasetSpec()
     hook_layer: int = Field(ge=0, description="hidden states after this decoder block are learned")

@@ -1,4 +1,4 @@
-"""Training one dictionary: hidden states through the buffer to sae_lens's trainer, and all of it resumable."""
+"""Training one SAE: hidden states through the buffer to sae_lens's trainer, and all of it resumable."""
 
 import json
 import math
@@ -90,7 +90,7 @@ def local_chunks(the_plan: TrainPlan) -> ChunksFrom:
 def train(
     the_plan: TrainPlan, report: Callable[[Step], None], chunks_from: ChunksFrom, overwrite: bool = False
 ) -> TrainingRecord:
-    """Train the dictionary of a plan, or go on with it where it was cut off; what is done already is not done again.
+    """Train the SAE of a plan, or go on with it where it was cut off; what is done already is not done again.
 
     Args:
         chunks_from: hidden states from a place on, the same whoever makes them.
@@ -118,7 +118,7 @@ def train(
             ) from error
         record = training.finish()
         for signal_ in stopped:
-            raise signal_(f"stopped after the last step; the dictionary in {output} is whole")
+            raise signal_(f"stopped after the last step; the SAE in {output} is whole")
         return record
 
 
@@ -131,7 +131,7 @@ def _check_output(output: Path, decides: dict[str, Any], overwrite: bool) -> Non
     states = [output / RECORD] if RECORD in found else sorted((output / CHECKPOINT).glob(f"step-*/{STATE_FILE}"))
     if not states:
         if found & {"cfg.json", "sae_weights.safetensors"}:
-            raise ConfigurationError(f"--output {output} holds a dictionary already; --overwrite replaces it")
+            raise ConfigurationError(f"--output {output} holds an SAE already; --overwrite replaces it")
         return
     try:
         begun = json.loads(states[-1].read_text(encoding="utf-8"))["decides"]
@@ -255,7 +255,7 @@ class _Training:
         save_checkpoint(self.output / CHECKPOINT, self.decides, self.trainer, self.buffer, self.state)
 
     def finish(self) -> TrainingRecord:
-        """Write the dictionary, and the record last: it says that all is done."""
+        """Write the SAE, and the record last: it says that all is done."""
         state, p, model = self.state, self.job.parameters, self.harvest.model
         assert state.scale is not None
         job = self.job.model_dump(mode="json", exclude_none=True)

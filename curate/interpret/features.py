@@ -56,7 +56,7 @@ class FeaturesJob(ManySAEsJob):
 
 
 class FeaturesPlan(NamedTuple):
-    """A job whose images, model and dictionaries were found and agree."""
+    """A job whose images, model and SAEs were found and agree."""
 
     job: FeaturesJob
     images: LabelledImages
@@ -102,7 +102,7 @@ class OfClass(_Part):
 
 
 class Pooled(_Part):
-    """What one dictionary says of the images, pooled in one way."""
+    """What one SAE says of the images, pooled in one way."""
 
     sae: str
     hook_layer: int
@@ -119,15 +119,15 @@ class FeaturesRecord(_Part):
     job: dict[str, Any]
     versions: dict[str, str]
     decides: dict[str, Any] = Field(description="all that the figures depend on: hashes and parameters")
-    notes: tuple[str, ...] = Field(description="what a reader should know of the dictionaries")
+    notes: tuple[str, ...] = Field(description="what a reader should know of the SAEs")
     images: int = Field(description="that were read")
     most_images: int = Field(description="features that fire on more are left out")
     left_out: list[LeftOut] = Field(description="images that could not be read, or do not fit the model")
-    pooled: list[Pooled] = Field(description="for each dictionary and pooling")
+    pooled: list[Pooled] = Field(description="for each SAE and pooling")
 
 
 def plan(job: FeaturesJob) -> FeaturesPlan:
-    """Find images, model and dictionaries; loads no weights.
+    """Find images, model and SAEs; loads no weights.
 
     Raises:
         ConfigurationError: something cannot work; the message says what to do.
@@ -138,14 +138,14 @@ def plan(job: FeaturesJob) -> FeaturesPlan:
     return FeaturesPlan(job, images, look_at(job.model, job.saes, job.hook_layer, job.allow_model_mismatch))
 
 
-def features(the_plan: FeaturesPlan, report: Report, overwrite: bool = False) -> FeaturesRecord:
+def features(plan: FeaturesPlan, report: Report, overwrite: bool = False) -> FeaturesRecord:
     """Read all images, list their features, and write the record.
 
     Raises:
         ConfigurationError: the folder holds something else.
         DataError: no image could be read.
     """
-    job, images, subject = the_plan
+    job, images, subject = plan
     decides = {
         **subject.decides(),
         "images": images.sha256(),
@@ -155,8 +155,8 @@ def features(the_plan: FeaturesPlan, report: Report, overwrite: bool = False) ->
     }
     ours = {RECORD, SHARDS, *(f"{PICTURE}-{number}.png" for number in range(MOST_SAES))}
     with study_folder(job, decides, ours, overwrite, "list of features") as output:
-        the_plan = the_plan._replace(subject=with_scales(the_plan.subject, the_plan.images))
-        subject = the_plan.subject
+        plan = plan._replace(subject=with_scales(plan.subject, plan.images))
+        subject = plan.subject
         found = pooled_images(subject, images, job.poolings, job.tokens, output / SHARDS, report)
         labels = np.array([images.labels[place] for place in found.places])
         most = most_images(job.clean, labels)
@@ -169,7 +169,7 @@ def features(the_plan: FeaturesPlan, report: Report, overwrite: bool = False) ->
             most_images=most,
             left_out=found.left_out,
             pooled=[
-                _pooled(the_plan, sae, pooling, matrix, found.places, labels, most)
+                _pooled(plan, sae, pooling, matrix, found.places, labels, most)
                 for (sae, pooling), matrix in found.features.items()
             ],
         )
@@ -185,7 +185,7 @@ def most_images(clean: float | None, labels: np.ndarray) -> int:
 
 
 def _pooled(
-    the_plan: FeaturesPlan,
+    plan: FeaturesPlan,
     sae: str,
     pooling: str,
     matrix: Any,
@@ -193,7 +193,7 @@ def _pooled(
     labels: np.ndarray,
     most: int,
 ) -> Pooled:
-    job, images, subject = the_plan
+    job, images, subject = plan
     of_class: Any = sparse.csr_array((np.ones(len(labels)), (labels, np.arange(len(labels)))))
     values, fires = (np.asarray((of_class @ each).todense()) for each in (matrix, matrix > 0))
     fires_on = fires.sum(axis=0)
@@ -218,7 +218,7 @@ def _pooled(
         firing=int((fires_on > 0).sum()),
         cleaned=np.flatnonzero(~kept).tolist(),
         images=of_images,
-        classes=list(_classes(the_plan, matrix, values * kept, fires, places)) if job.by_class else [],
+        classes=list(_classes(plan, matrix, values * kept, fires, places)) if job.by_class else [],
     )
 
 
@@ -229,7 +229,7 @@ def _strongest(columns: np.ndarray, values: np.ndarray, top: int) -> list[ImageF
 
 
 def _classes(
-    the_plan: FeaturesPlan, matrix: Any, values: np.ndarray, fires: np.ndarray, places: list[int]
+    plan: FeaturesPlan, matrix: Any, values: np.ndarray, fires: np.ndarray, places: list[int]
 ) -> Iterator[OfClass]:
     """The features of each class that has images.
 
@@ -238,7 +238,7 @@ def _classes(
         values: [classes, d_sae], summed over a class's images.
         fires: [classes, d_sae], on how many of a class's images a feature fires.
     """
-    job, images, _ = the_plan
+    job, images, _ = plan
     labels = np.array([images.labels[place] for place in places])
     columns = matrix.tocsc()
     all_values, all_fires = values.sum(axis=0), fires.sum(axis=0)

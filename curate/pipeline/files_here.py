@@ -1,4 +1,4 @@
-"""Model and dictionary on the node that a worker runs on, which may not be the one where the run was planned."""
+"""Model and SAE on the node that a worker runs on, which may not be the one where the run was planned."""
 
 from dataclasses import replace
 from socket import gethostname
@@ -35,10 +35,10 @@ def model_here(model: ModelInfo, name: str) -> ModelInfo:
 
 
 def dictionary_here(plan: Plan) -> DictionaryInfo:
-    """The plan's dictionary with a path on this machine.
+    """The plan's SAE with a path on this machine.
 
     Raises:
-        ConfigurationError: it is a folder that this machine does not see, or another dictionary here.
+        ConfigurationError: it is a folder that this machine does not see, or another SAE here.
         DataError: the hub cannot be reached.
     """
     if plan.sae.path.is_dir():

@@ -6,6 +6,8 @@ from typing import Literal, TypeVar
 
 from curate.errors import CurateError, first_line
 
+TRIAL_SECONDS = 60.0  # here, where the command line has it without Ray
+
 
 @dataclass(frozen=True)
 class Finding:

@@ -135,7 +135,7 @@ class Plan:
 
 
 def plan(job: ScoreJob, overwrite: bool = False) -> Plan:
-    """Open the data, look at model and dictionary, and check that all agree; loads no weights.
+    """Open the data, look at model and SAE, and check that all agree; loads no weights.
 
     Args:
         overwrite: whether the run in `job.output` is to be replaced, so that nothing in it can be used.
@@ -150,7 +150,7 @@ def plan(job: ScoreJob, overwrite: bool = False) -> Plan:
 
 
 def fitted(job: ScoreJob, dataset: Dataset, pair: Pair, overwrite: bool = False) -> Plan:
-    """The plan of a job whose paths are absolute, over its opened data and its model and dictionary; as `plan`."""
+    """The plan of a job whose paths are absolute, over its opened data and its model and SAE; as `plan`."""
     model, sae, layer, notes = pair
     notes = list(notes)
     if job.parameters.delta == "auto" and sae.architecture == "standard" and sae.units == "raw":
@@ -196,7 +196,7 @@ def fitted(job: ScoreJob, dataset: Dataset, pair: Pair, overwrite: bool = False)
 
 
 def agreeing(job: ScoreJob) -> Pair:
-    """The job's model and dictionary; errors as of `agree`."""
+    """The job's model and SAE; errors as of `agree`."""
     return agree(job.model.name, job.sae, job.parameters.hook_layer, job.allow_model_mismatch)
 
 

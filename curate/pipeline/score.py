@@ -18,7 +18,7 @@ from curate.pipeline.first_pass import copy_weights, first_pass
 from curate.pipeline.folder import check_output, differs, open_folder, sound_shards
 from curate.pipeline.job import Plan, ScoreJob, inputs, plan
 from curate.pipeline.meter import Work, throughput
-from curate.pipeline.session import Progress, Report, Session, resumable
+from curate.pipeline.session import SAME_COMMAND, Progress, Report, Session, resumable
 from curate.pipeline.stream import Arrived, Range, score_ranges
 from curate.storage import location
 
@@ -137,10 +137,12 @@ def _refuse_poor_fit(session: Session) -> None:
     sae, job = session.sae, session.plan.job
     if sae is None or not sae.poor or job.allow_poor_fit or session.shards:
         return
+    anyway = f"curate score --resume {session.run} --allow-poor-fit"
+    if session.go_on == SAME_COMMAND:
+        anyway = f"{SAME_COMMAND} with --allow-poor-fit (in a job file, allow_poor_fit: true under score)"
     raise ConfigurationError(
         f"--sae {job.sae} does not fit these data: it explains {sae.summary}, in {sae.samples:,} samples; below 0 is "
-        f"worse than the mean. Take another (curate saes --model {job.model.name}), or score anyway: curate score "
-        f"--resume {session.run} --allow-poor-fit"
+        f"worse than the mean. Take another (curate saes --model {job.model.name}), or score anyway: {anyway}"
     )
 
 

@@ -26,6 +26,7 @@ class Progress:
 
 
 Report = Callable[[Progress], None]
+SAME_COMMAND = "the same command"  # goes on with a run that is a part of other work
 
 
 @contextlib.contextmanager

@@ -8,10 +8,10 @@ from typing import Any
 import ray
 from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 
+from curate.pipeline.finding import TRIAL_SECONDS
 from curate.pipeline.job import Plan
 from curate.pipeline.probe import Probe, probe
 
-TRIAL_SECONDS = 60.0
 _SECONDS_TO_START = 60.0
 _SECONDS_BETWEEN_LOOKS = 0.5
 

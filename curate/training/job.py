@@ -206,11 +206,11 @@ def plan(job: TrainJob) -> TrainPlan:
     here = device == "cuda" and cluster is None
     if here and dtype == torch.bfloat16 and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise ConfigurationError(f"{torch.cuda.get_device_name()} has no bfloat16: take --dtype float32")
-    the_plan = TrainPlan(job, record, rows, dataset, tuple(positions), replace(model, name=spec.name), device, dtype)
+    plan = TrainPlan(job, record, rows, dataset, tuple(positions), replace(model, name=spec.name), device, dtype)
     check_counts(job.parameters, job.workers, rows.num_rows, job.data)
-    _check_max_length(the_plan)
-    _check_disk(the_plan)
-    return the_plan
+    _check_max_length(plan)
+    _check_disk(plan)
+    return plan
 
 
 def check_family(name: str, model: ModelInfo, p: TuningParameters) -> None:
@@ -266,16 +266,16 @@ def n_validated(n_rows: int, share: float) -> int:
     return round(n_rows * share)
 
 
-def _check_max_length(the_plan: TrainPlan) -> None:
+def _check_max_length(plan: TrainPlan) -> None:
     """That not even an image fits is no fault of the samples."""
-    row, sample = next(the_plan.dataset.samples(the_plan.positions[:1]))
+    row, sample = next(plan.dataset.samples(plan.positions[:1]))
     if isinstance(sample, SampleError):
-        raise DataError(f"row {row} of {the_plan.dataset.name} was scored, but cannot be read now: {sample}")
+        raise DataError(f"row {row} of {plan.dataset.name} was scored, but cannot be read now: {sample}")
     try:
-        inputs = the_plan.model.family.load_builder(the_plan.model).build_prompt(sample.image, sample.question)
+        inputs = plan.model.family.load_builder(plan.model).build_prompt(sample.image, sample.question)
     except SampleError:
         return  # which the training leaves out, and says so
-    n_image_tokens, limit = int(inputs.is_image.sum()), the_plan.job.parameters.max_length
+    n_image_tokens, limit = int(inputs.is_image.sum()), plan.job.parameters.max_length
     if n_image_tokens > limit:
         raise ConfigurationError(
             f"--max-length {limit}: the image of row {row} alone makes {n_image_tokens:,} tokens, and images are not "
@@ -305,9 +305,9 @@ def free_bytes(output: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def _check_disk(the_plan: TrainPlan) -> None:
-    output = Path(the_plan.job.output)
-    needed = sum(footprint(the_plan.model, the_plan.job.parameters))
+def _check_disk(plan: TrainPlan) -> None:
+    output = Path(plan.job.output)
+    needed = sum(footprint(plan.model, plan.job.parameters))
     free = free_bytes(output)
     if free < needed:
         raise ConfigurationError(

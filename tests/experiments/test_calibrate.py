@@ -17,8 +17,8 @@ from curate.experiments.calibrate import CalibrateJob, calibrate, plan
 from curate.experiments.calibration import LAST, Found, sentences
 from curate.experiments.paired_auroc import own_share, paired_auroc
 from curate.manifest.record import read_record
-from curate.storage import location
-from tests.pipeline.test_first_pass import OPEN, sae_folder, unfolded
+from curate.storage import location, remove
+from tests.pipeline.test_first_pass import OPEN, far_off, sae_folder, unfolded
 
 SCORES = st.lists(st.tuples(*[st.sampled_from((-1.0, 0.0, 0.5, 2.0))] * 2), min_size=2, max_size=30)
 
@@ -205,3 +205,24 @@ def test_copies_are_read_as_their_originals_were(tmp_path):
     assert original is not None
     assert original.scale != 1
     assert damaged == original
+
+
+def test_a_poor_fit_is_allowed_once_for_originals_and_copies(tmp_path):
+    sae = sae_folder(tmp_path / "sae", far_off, apply_b_dec_to_input=False)
+    command = ["calibrate", "--output", str(tmp_path / "out"), "--sae", str(sae), "--limit", "20", "--samples", "10"]
+    command += ["--damages", "blank image", "--metric", "cooccurrence"]
+    file = tmp_path / "calibrate.yaml"
+    file.write_text(CliRunner().invoke(app, [*command, "--print-job"]).stdout)
+    result = CliRunner().invoke(app, ["run", str(file)])
+    assert result.exit_code == 2
+    assert "score anyway: the same command with --allow-poor-fit (in a job file, allow_poor_fit: true under score)" in (
+        result.stderr.replace("\n", " ")
+    )
+    assert CliRunner().invoke(app, [*command, "--allow-poor-fit"]).exit_code == 0
+    for name in ("original", "damaged"):
+        found = read_record(location(str(tmp_path / "out" / name))).sae
+        assert found is not None
+        assert found.poor
+    # Originals that were allowed elsewhere are reason enough.
+    remove(location(str(tmp_path / "out" / "damaged")))
+    assert CliRunner().invoke(app, ["run", str(file)]).exit_code == 0

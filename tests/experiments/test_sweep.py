@@ -23,6 +23,7 @@ from curate.experiments.sweep import sweep
 from curate.experiments.sweep_job import SweepJob, choices, n_trainings, plan
 from curate.experiments.sweep_results import Cell, Mean, Tuned, correlations, difference, findings, means
 from curate.training.train import TrainingRecord
+from tests.pipeline.test_first_pass import far_off, sae_folder
 from tests.training.small import scored_run
 
 TRAINING = {"batch_size": 4, "gradient_accumulation_steps": 1, "max_steps": 2, "validation_share": 0, "lr": 1e-3}
@@ -204,6 +205,7 @@ def test_a_run_that_was_stopped_is_no_run_to_select_from(tmp_path):
     ("options", "message"),
     [
         (["--run", "r", "--limit", "10", "--sae", "s"], "--run: its data are scored already; leave out --limit, --sae"),
+        (["--run", "r", "--allow-poor-fit"], "--run: its data are scored already; leave out --allow-poor-fit"),
         (["--run", "r", "--device", "cpu"], "--device goes with --model"),
         (["--dataset", "d.jsonl", "--model", "org/m", "--sae", "s"], "--bench: name one"),
         (["--metric", "cosines"], "no metric cosines"),
@@ -236,6 +238,16 @@ def test_model_and_sae_that_are_configured_for_score_are_those_of_a_sweep_and_a_
         assert (scored["model"]["name"], scored["sae"]) == ("org/team", "other")
         scored = printed()
         assert (scored["model"]["name"], scored["sae"]) == ("demo", "demo")
+
+
+def test_a_poor_fit_stops_a_sweep_unless_the_same_command_allows_it(tmp_path):
+    sae = sae_folder(tmp_path / "sae", far_off, apply_b_dec_to_input=False)
+    command = ["sweep", "--output", str(tmp_path / "out"), "--sae", str(sae), "--limit", "24", "--questions", "2"]
+    command += ["--metric", "cooccurrence", "--ratios", "0.5", "--seeds", "1", "--method", "sft", "--max-steps", "1"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2
+    assert "score anyway: the same command with --allow-poor-fit" in result.stderr.replace("\n", " ")
+    assert CliRunner().invoke(app, [*command, "--allow-poor-fit"]).exit_code == 0
 
 
 def test_the_grid_counts_what_is_shared():

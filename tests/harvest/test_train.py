@@ -110,6 +110,8 @@ def test_ctrl_c_leaves_a_checkpoint_of_the_very_step(tmp_path, undisturbed):
     with pytest.raises(KeyboardInterrupt, match="stopped at step 7; the same command"):
         run(job(output), report=interrupt)
     assert [path.name for path in (output / CHECKPOINT).iterdir()] == ["step-000000007"]
+    modes = {path.name: path.stat().st_mode for path in (output / CHECKPOINT / "step-000000007").iterdir()}
+    assert set(modes.values()) == {(output / CURVE).stat().st_mode}, modes
     run(job(output))
     assert_same(output, undisturbed)
     assert not (output / CHECKPOINT).exists()
@@ -137,7 +139,7 @@ def test_other_settings_are_refused_by_name(tmp_path, undisturbed):
     assert (tmp_path / "thesis.txt").read_text() == "mine"
     assert (tmp_path / "cfg.json").read_text() == "theirs"
     (tmp_path / "thesis.txt").unlink()
-    with pytest.raises(ConfigurationError, match="holds a dictionary already; --overwrite replaces it"):
+    with pytest.raises(ConfigurationError, match="holds an SAE already; --overwrite replaces it"):
         run(job(tmp_path))
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from bench import fullsize
 from bench.published import NAME, SCALES, published_name, write_model, write_sae
 from curate.errors import ConfigurationError
 from curate.sae.load import load_dictionary
@@ -42,3 +43,21 @@ def test_a_checkpoint_without_a_shard_is_refused(pair):
     next(pair.model.path.glob("model-00002-*")).unlink()
     with pytest.raises(ConfigurationError, match="model"):
         pair.model.family.load_model(pair.model, pair.hook_layer, torch.float32, "cpu")
+
+
+def test_the_bench_writes_again_what_was_cut_off(tmp_path, monkeypatch):
+    def cut_off(folder, scale):
+        write_sae(folder, scale)
+        (folder / "cfg.json").unlink()
+        raise KeyboardInterrupt
+
+    model, sae = tmp_path / "model" / "m", tmp_path / "sae"
+    monkeypatch.setattr(fullsize, "_apart", fullsize._timed)
+    monkeypatch.setattr(fullsize, "write_sae", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        fullsize._written(tmp_path, model, sae, "small")
+    monkeypatch.setattr(fullsize, "write_sae", write_sae)
+    written = fullsize._written(tmp_path, model, sae, "small")
+    assert [name for name, *_ in written] == ["write the SAE", "write photographs"]
+    assert (sae / "cfg.json").exists()
+    assert fullsize._written(tmp_path, model, sae, "small") == []

@@ -1,17 +1,15 @@
 """A trial says what it does, works on few samples, and is stopped at its limit."""
 
 from dataclasses import replace
-from inspect import signature
 
 import pytest
 import torch
 
-from curate.cli.doctor import doctor, report
 from curate.datasets import DatasetSpec
 from curate.pipeline.connection import connected
 from curate.pipeline.job import ScoreJob, plan
 from curate.pipeline.probe import probe
-from curate.pipeline.trial import TRIAL_SECONDS, Limits, run_trial
+from curate.pipeline.trial import Limits, run_trial
 
 
 @pytest.fixture
@@ -72,8 +70,3 @@ def test_a_trial_tells_what_it_does_and_is_stopped(demo_plan):
     assert stopped.seen is None or stopped.seen.doing
     assert failed.seen is not None
     assert "the model" in str(getattr(failed.error, "cause", None))
-
-
-def test_the_command_has_the_same_limit():
-    assert signature(doctor).parameters["trial_seconds"].default == TRIAL_SECONDS
-    assert signature(report).parameters["trial_seconds"].default == TRIAL_SECONDS

@@ -120,7 +120,7 @@ class PatchesJob(StudyJob):
 
 
 class PatchesPlan(NamedTuple):
-    """A job whose images, model and dictionary were found and agree.
+    """A job whose images, model and SAE were found and agree.
 
     Attributes:
         weights: the record of the feature weights that are given; None where none are.
@@ -133,7 +133,7 @@ class PatchesPlan(NamedTuple):
 
     @property
     def pair(self) -> Pair:
-        """The model and the dictionary."""
+        """The model and the SAE."""
         return self.subject.pairs[self.job.sae]
 
     @property
@@ -164,7 +164,7 @@ class PatchesPlan(NamedTuple):
 
 
 def plan(job: PatchesJob) -> PatchesPlan:
-    """Find images, model, dictionary and weights; loads no model.
+    """Find images, model, SAE and weights; loads no model.
 
     Raises:
         ConfigurationError: something cannot work; the message says what to do.

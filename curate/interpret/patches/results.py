@@ -89,7 +89,7 @@ class PatchesRecord(BaseModel):
     images: int = Field(description="that were looked at")
     left_out: list[LeftOut] = Field(description="the other images")
     weights: UsedWeights | None = Field(description="null where cosine is no method")
-    notes: list[str] = Field(description="on the dictionary")
+    notes: list[str] = Field(description="on the SAE")
     found: list[Found] = Field(description="of whole images, then by method and ratio")
 
 

@@ -41,7 +41,7 @@ def patch_scores(
         hidden: of one text about one image, at the hook layer.
         is_image: on the CPU.
         delta: activation bound.
-        weights: feature weights, 0 for a feature without one, on the dictionary's device.
+        weights: feature weights, 0 for a feature without one, on the SAE's device.
 
     Raises:
         NonFinite: hidden states or activations are NaN or infinite.

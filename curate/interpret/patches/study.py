@@ -39,7 +39,7 @@ from curate.storage import location
 Report = Callable[[str, int, int], None]
 
 
-def study_patches(the_plan: PatchesPlan, report: Report, overwrite: bool = False) -> PatchesRecord:
+def study_patches(plan: PatchesPlan, report: Report, overwrite: bool = False) -> PatchesRecord:
     """Look at every image whole and masked, and say how much is left of it by each method's best patches.
 
     An image is kept as soon as it is done, and runs by itself, so that the same command goes on where it was cut off,
@@ -50,31 +50,31 @@ def study_patches(the_plan: PatchesPlan, report: Report, overwrite: bool = False
         DataError: no image could be looked at, or what was kept is damaged.
         RunStopped: out of memory.
     """
-    job, decides = the_plan.job, the_plan.decides()
+    job, decides = plan.job, plan.decides()
     with study_folder(job, decides, OURS, overwrite, "patch study") as output:
-        the_plan = the_plan._replace(subject=with_scales(the_plan.subject, the_plan.images))
-        weights, used = _weights(the_plan, decides["images"], output / WEIGHTS, report)
-        _look_at_all(the_plan, weights, output / ROWS, report)
+        plan = plan._replace(subject=with_scales(plan.subject, plan.images))
+        weights, used = _weights(plan, decides["images"], output / WEIGHTS, report)
+        _look_at_all(plan, weights, output / ROWS, report)
         left_out = [
             LeftOut(id=row.id, error=row.error, reason=row.reason)
             for row in read_rows(output / ROWS)
             if row.error is not None
         ]
-        images = len(the_plan.images.labels) - len(left_out)
+        images = len(plan.images.labels) - len(left_out)
         if not images:
             raise DataError(f"no image could be looked at; the first, {left_out[0].id}: {left_out[0].reason}")
         record = PatchesRecord(
             version=__version__,
             job=job.model_dump(mode="json"),
-            model_sha256=the_plan.pair.model.sha256,
-            sae_sha256=the_plan.pair.sae.sha256,
+            model_sha256=plan.pair.model.sha256,
+            sae_sha256=plan.pair.sae.sha256,
             images_sha256=decides["images"],
-            hook_layer=the_plan.pair.hook_layer,
-            classes=list(the_plan.images.classes),
+            hook_layer=plan.pair.hook_layer,
+            classes=list(plan.images.classes),
             images=images,
             left_out=left_out,
             weights=used,
-            notes=list(the_plan.subject.notes),
+            notes=list(plan.subject.notes),
             found=found(row for row in read_rows(output / ROWS) if row.error is None),
         )
         write_text(location(str(output / RECORD)), record.model_dump_json(indent=2) + "\n")
@@ -98,26 +98,26 @@ def read_rows(path: Path) -> Iterator[ImageRow]:
 
 
 def _weights(
-    the_plan: PatchesPlan, images_sha256: str, folder: Path, report: Report
+    plan: PatchesPlan, images_sha256: str, folder: Path, report: Report
 ) -> tuple[Float[Tensor, " d_sae"], UsedWeights | None]:
     """The feature weights, those given or those of the images' prompts; zeros where no method reads them."""
-    job = the_plan.job
+    job = plan.job
     if "cosine" not in job.methods:
-        return torch.zeros(the_plan.pair.sae.d_sae, dtype=torch.float64), None
+        return torch.zeros(plan.pair.sae.d_sae, dtype=torch.float64), None
     if job.weights is None and not (folder / WEIGHTS_RECORD).exists():
-        _compute_weights(the_plan, images_sha256, folder, report)
+        _compute_weights(plan, images_sha256, folder, report)
     weight, record = read_weights(location(job.weights or str(folder)))
     facts = record.model_dump(include={"text", "samples", "features", "features_without_weight", "sha256"})
     return weight, UsedWeights(source=job.weights or "the images of this study", **facts)
 
 
-def _compute_weights(the_plan: PatchesPlan, images_sha256: str, folder: Path, report: Report) -> None:
+def _compute_weights(plan: PatchesPlan, images_sha256: str, folder: Path, report: Report) -> None:
     """Feature weights from the images with their questions, so that no answer tells a label; written to a folder."""
-    job, pair, images = the_plan.job, the_plan.pair, the_plan.images
-    builder, parameters = the_plan.subject.load_builder(), the_plan.parameters
+    job, pair, images = plan.job, plan.pair, plan.images
+    builder, parameters = plan.subject.load_builder(), plan.parameters
     n = len(images.labels)
-    dictionary = load_dictionary(pair.sae, the_plan.subject.device)
-    share = WeightsPass(the_plan.subject.load_cut(), dictionary, parameters, range(n), pair.model.context)
+    dictionary = load_dictionary(pair.sae, plan.subject.device)
+    share = WeightsPass(plan.subject.load_cut(), dictionary, parameters, range(n), pair.model.context)
     for place in range(n):
         try:
             inputs = builder.build(images.decode(place), job.asked(images, place), None)
@@ -144,9 +144,9 @@ def _compute_weights(the_plan: PatchesPlan, images_sha256: str, folder: Path, re
     )
 
 
-def _look_at_all(the_plan: PatchesPlan, weights: Float[Tensor, " d_sae"], path: Path, report: Report) -> None:
+def _look_at_all(plan: PatchesPlan, weights: Float[Tensor, " d_sae"], path: Path, report: Report) -> None:
     """Add the row of every image to a file; those that it holds are not made again."""
-    images, subject = the_plan.images, the_plan.subject
+    images, subject = plan.images, plan.subject
     cut_torn_line(path)
     kept = [row.id for row in read_rows(path)]
     if kept != list(images.ids[: len(kept)]):
@@ -155,8 +155,8 @@ def _look_at_all(the_plan: PatchesPlan, weights: Float[Tensor, " d_sae"], path: 
     report("patches", len(kept), n)
     if len(kept) == n:
         return
-    dictionary = load_dictionary(the_plan.pair.sae, subject.device)
-    looker = Looker(the_plan, subject.load_builder(), subject.load_whole(), dictionary, weights.to(subject.device))
+    dictionary = load_dictionary(plan.pair.sae, subject.device)
+    looker = Looker(plan, subject.load_builder(), subject.load_whole(), dictionary, weights.to(subject.device))
     for place in range(len(kept), n):
         try:
             row = looker.look(place)
@@ -187,10 +187,10 @@ class _Masked:
 
 @dataclass(frozen=True)
 class Looker:
-    """A model with its dictionary, which looks at images whole and masked.
+    """A model with its SAE, which looks at images whole and masked.
 
     Attributes:
-        weights: feature weights on the dictionary's device.
+        weights: feature weights on the SAE's device.
     """
 
     plan: PatchesPlan

@@ -49,7 +49,7 @@ class ProbeJob(ManySAEsJob):
         return once_each(values)
 
     def parameters(self) -> dict[str, Any]:
-        """What figures depend on beside images, model and dictionaries."""
+        """What figures depend on beside images, model and SAEs."""
         left = {"output", "images", "model", "hook_layer", "allow_model_mismatch", "kind", "saes", "workers"}
         return self.model_dump(mode="json", exclude=left)
 
@@ -73,7 +73,7 @@ class Representation(BaseModel):
 
 
 class ProbePlan(NamedTuple):
-    """A job whose images, model and dictionaries were found and agree."""
+    """A job whose images, model and SAEs were found and agree."""
 
     job: ProbeJob
     images: LabelledImages
@@ -93,7 +93,7 @@ class ProbePlan(NamedTuple):
 
 
 def plan(job: ProbeJob) -> ProbePlan:
-    """Find the images and look at model and dictionaries; loads no weights.
+    """Find the images and look at model and SAEs; loads no weights.
 
     Raises:
         ConfigurationError: something cannot work; the message says what to do.

@@ -78,7 +78,7 @@ class ProbeRecord(_Record):
     job: dict[str, Any]
     versions: dict[str, str]
     decides: dict[str, Any] = Field(description="all that the figures depend on: hashes and parameters")
-    notes: tuple[str, ...] = Field(description="what a reader should know of the dictionaries")
+    notes: tuple[str, ...] = Field(description="what a reader should know of the SAEs")
     images: int = Field(description="that were read")
     classes: dict[str, int] = Field(description="and how many of them show each class")
     left_out: list[LeftOut] = Field(description="images that could not be read, or do not fit the model")
@@ -103,7 +103,7 @@ class ProbeRecord(_Record):
         return list(dict.fromkeys(each.representation for each in self.figures))
 
 
-def probe(the_plan: ProbePlan, on_images: Report, on_fits: Report, overwrite: bool = False) -> ProbeRecord:
+def probe(plan: ProbePlan, on_images: Report, on_fits: Report, overwrite: bool = False) -> ProbeRecord:
     """Read all images, export their features, fit classifiers, and write what they can tell.
 
     Args:
@@ -113,7 +113,7 @@ def probe(the_plan: ProbePlan, on_images: Report, on_fits: Report, overwrite: bo
         ConfigurationError: the folder holds something else; or so many images were left out that a class is missing.
         DataError: no image could be read, or what was kept is damaged.
     """
-    job, images, subject = the_plan
+    job, images, subject = plan
     decides = {
         **subject.decides(),
         "images": images.sha256(),
@@ -122,11 +122,11 @@ def probe(the_plan: ProbePlan, on_images: Report, on_fits: Report, overwrite: bo
         **job.parameters(),
     }
     with study_folder(job, decides, OURS, overwrite, "probe") as output:
-        the_plan = the_plan._replace(subject=with_scales(the_plan.subject, the_plan.images))
-        subject = the_plan.subject
-        pooled = _features(the_plan, output, on_images)
+        plan = plan._replace(subject=with_scales(plan.subject, plan.images))
+        subject = plan.subject
+        pooled = _features(plan, output, on_images)
         labels = np.array([images.labels[place] for place in pooled.places])
-        fits = _fits(the_plan, pooled, labels, output / FITS, on_fits)
+        fits = _fits(plan, pooled, labels, output / FITS, on_fits)
         record = ProbeRecord(
             job=job.model_dump(mode="json"),
             versions=versions("scikit-learn"),
@@ -142,9 +142,9 @@ def probe(the_plan: ProbePlan, on_images: Report, on_fits: Report, overwrite: bo
     return record
 
 
-def _features(the_plan: ProbePlan, output: Path, report: Report) -> PooledImages:
+def _features(plan: ProbePlan, output: Path, report: Report) -> PooledImages:
     """The features of all images, from the export if it is there, which takes the place of the shards."""
-    job, images, subject = the_plan
+    job, images, subject = plan
     if not (output / FEATURES).exists():
         pooled = pooled_images(subject, images, job.poolings, job.tokens, output / SHARDS, report)
         labels = [images.labels[place] for place in pooled.places]
@@ -170,9 +170,9 @@ def splits(job: ProbeJob, labels: np.ndarray, share: float) -> Iterator[np.ndarr
         yield np.sort(parts[0])
 
 
-def _tasks(the_plan: ProbePlan, pooled: PooledImages) -> Iterator[Task]:
-    job = the_plan.job
-    for of in the_plan.representations:
+def _tasks(plan: ProbePlan, pooled: PooledImages) -> Iterator[Task]:
+    job = plan.job
+    for of in plan.representations:
         given: Any = pooled.tower if of.sae is None else pooled.features[of.sae, str(of.pooling)]
         width = given.shape[1]
         curve = [(share, width) for share in job.train_shares]
@@ -182,11 +182,11 @@ def _tasks(the_plan: ProbePlan, pooled: PooledImages) -> Iterator[Task]:
                 yield Task(representation=of, train_share=share, n_features=n_features, repeat=repeat)
 
 
-def _fits(the_plan: ProbePlan, pooled: PooledImages, labels: np.ndarray, file: Path, report: Report) -> list[Fit]:
+def _fits(plan: ProbePlan, pooled: PooledImages, labels: np.ndarray, file: Path, report: Report) -> list[Fit]:
     """All classifiers; those in the file are not fitted again."""
     from sklearn.utils.parallel import Parallel, delayed
 
-    job, tasks = the_plan.job, list(_tasks(the_plan, pooled))
+    job, tasks = plan.job, list(_tasks(plan, pooled))
     cut_torn_line(file)
     kept = read_rows(file, Fit) if file.exists() else []
     if [fit.task for fit in kept] != tasks[: len(kept)]:

@@ -29,12 +29,12 @@ def steered(
     """What puts h + t · Σ c_f · d_f in the place of a hidden state h, with z_f the feature's activation in h.
 
     c_f is a_f where features are added, a_f − z_f where they are clamped, and −z_f where they are ablated; t is the
-    decoder's own scale at this token. What the dictionary does not reconstruct, its decoder's bias, and the hidden
+    decoder's own scale at this token. What the SAE does not reconstruct, its decoder's bias, and the hidden
     states of other positions stay as they are, bit for bit.
 
     Args:
-        directions: d, a feature's row of the decoder's weight, or one to compare with it, on the dictionary's device.
-        levels: a, in the dictionary's units of activation; not read where features are ablated.
+        directions: d, a feature's row of the decoder's weight, or one to compare with it, on the SAE's device.
+        levels: a, in the SAE's units of activation; not read where features are ablated.
     """
     weight, levels = dictionary.weight, levels.to(dictionary.weight)
 
@@ -45,7 +45,7 @@ def steered(
         if not chosen.any():
             return hidden
         chosen = chosen.to(hidden.device)
-        # Of a model on several GPUs, the block may be on another than the dictionary.
+        # Of a model on several GPUs, the block may be on another than the SAE.
         states = hidden[chosen].to(weight)
         coefficients = levels.expand(len(states), -1)
         if mode != "add":

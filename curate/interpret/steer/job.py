@@ -134,7 +134,7 @@ class SteerImage(BaseModel):
 
 
 class SteerPlan(NamedTuple):
-    """A job whose images, model and dictionary were found and agree.
+    """A job whose images, model and SAE were found and agree.
 
     Attributes:
         places: of the images that are asked about.
@@ -147,7 +147,7 @@ class SteerPlan(NamedTuple):
 
     @property
     def pair(self) -> Pair:
-        """The model and the dictionary."""
+        """The model and the SAE."""
         return self.subject.pairs[self.job.sae]
 
     def decides(self) -> dict[str, Any]:
@@ -166,7 +166,7 @@ class SteerPlan(NamedTuple):
 
 
 def plan(job: SteerJob) -> SteerPlan:
-    """Find images, model and dictionary; loads no weights.
+    """Find images, model and SAE; loads no weights.
 
     Raises:
         ConfigurationError: something cannot work; the message says what to do.

@@ -18,7 +18,7 @@ def steer_image(asked: SteerImage, overwrite: bool = False) -> OneImage:
     """Answer about one image; where an output is named, what was said is written there as `image.json`.
 
     Raises:
-        ConfigurationError: model, dictionary and features do not fit; a feature is active nowhere on the prompt, and no
+        ConfigurationError: model, SAE and features do not fit; a feature is active nowhere on the prompt, and no
             unit is given; or the output folder holds something else.
         DataError: the file is no image that can be read, or image or question do not fit the model.
         RunStopped: out of memory.

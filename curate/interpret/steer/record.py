@@ -122,6 +122,6 @@ class SteerRecord(_Row):
     left_out: list[LeftOut]
     units: list[Unit]
     named: Interval = Field(description="share of unedited answers that name the concept")
-    notes: list[str] = Field(description="on the dictionary")
+    notes: list[str] = Field(description="on the SAE")
     effects: list[Effect]
     findings: list[str] = Field(description="of each strength, what it does to the concept, favourable or not")

@@ -36,7 +36,7 @@ class Said(NamedTuple):
 
 @dataclass(frozen=True)
 class Speaker:
-    """A model with a dictionary, and the features by which it is edited.
+    """A model with an SAE, and the features by which it is edited.
 
     Attributes:
         context: the most tokens that the model takes.
@@ -93,7 +93,7 @@ class Speaker:
     ) -> list[tuple[Said, Float[Tensor, "tokens features"]]]:
         """Unedited answers, and how the features fire on each prompt: not on its first token, nor on BOS.
 
-        The hidden states there are huge and the same in every prompt; dictionaries do not learn from them.
+        The hidden states there are huge and the same in every prompt; SAEs do not learn from them.
         """
         seen: list[Tensor] = []
 
@@ -126,7 +126,7 @@ def _answered(prompt: ModelInputs, answer: Sequence[int]) -> ModelInputs:
 
 
 def load_speaker(subject: Subject, spec: EditSpec) -> Speaker:
-    """Load the model and its one dictionary.
+    """Load the model and its one SAE.
 
     Raises:
         ConfigurationError: their files are damaged.

@@ -28,7 +28,7 @@ Row = TypeVar("Row", Unedited, Answer)
 Part = tuple[int, Callable[[], list[Row]]]
 
 
-def steer(the_plan: SteerPlan, report: Report, overwrite: bool = False) -> SteerRecord:
+def steer(plan: SteerPlan, report: Report, overwrite: bool = False) -> SteerRecord:
     """Answer about every image without an edit, then with each strength along each direction; compare the answers.
 
     The prompts' activations, of which the unit of strength is the mean, are read as the unedited answers are made.
@@ -41,20 +41,20 @@ def steer(the_plan: SteerPlan, report: Report, overwrite: bool = False) -> Steer
         RunStopped: out of memory, or the model was pushed too far.
         KeyboardInterrupt: the same command goes on.
     """
-    job, pair, decides = the_plan.job, the_plan.pair, the_plan.decides()
+    job, pair, decides = plan.job, plan.pair, plan.decides()
     with study_folder(job, decides, OURS, overwrite, WHAT) as folder, enough_memory():
-        the_plan = the_plan._replace(subject=with_scales(the_plan.subject, the_plan.images))
-        load = cache(lambda: load_speaker(the_plan.subject, job.edit))
-        batches = [the_plan.places[at : at + job.batch_size] for at in range(0, len(the_plan.places), job.batch_size)]
-        n, n_edits = len(the_plan.places), len(job.edit.steps) * (1 + job.random_directions)
-        parts = [(len(batch), lambda batch=batch: _unedited(the_plan, load(), batch)) for batch in batches]
+        plan = plan._replace(subject=with_scales(plan.subject, plan.images))
+        load = cache(lambda: load_speaker(plan.subject, job.edit))
+        batches = [plan.places[at : at + job.batch_size] for at in range(0, len(plan.places), job.batch_size)]
+        n, n_edits = len(plan.places), len(job.edit.steps) * (1 + job.random_directions)
+        parts = [(len(batch), lambda batch=batch: _unedited(plan, load(), batch)) for batch in batches]
         rows = _made(folder / UNEDITED, Unedited, parts, lambda done: report(done, n * (1 + n_edits)))
         asked = [row for row in rows if row.error is None]
         if not asked:
             raise DataError(f"no image could be asked about; the first, {rows[0].image}: {rows[0].reason}")
         units = measured(job.edit, [row.fired for row in asked])
-        by_place = dict(zip(the_plan.places, rows, strict=True))
-        edits = list(_edits(the_plan, load, batches, by_place, units))
+        by_place = dict(zip(plan.places, rows, strict=True))
+        edits = list(_edits(plan, load, batches, by_place, units))
         total = n + len(asked) * n_edits
         answers = _made(folder / ANSWERS, Answer, edits, lambda done: report(n + done, total))
         words = job.words
@@ -75,7 +75,7 @@ def steer(the_plan: SteerPlan, report: Report, overwrite: bool = False) -> Steer
             ],
             units=units,
             named=wilson(sum(bool(named(row.text, words)) for row in asked), len(asked)),
-            notes=list(the_plan.subject.notes),
+            notes=list(plan.subject.notes),
             effects=found,
             findings=[finding(job, effect) for effect in found],
         )
@@ -102,9 +102,9 @@ def _made(path: Path, kind: type[Row], parts: Sequence[Part[Row]], report: Calla
     return rows
 
 
-def _unedited(the_plan: SteerPlan, speaker: Speaker, batch: Sequence[int]) -> list[Unedited]:
+def _unedited(plan: SteerPlan, speaker: Speaker, batch: Sequence[int]) -> list[Unedited]:
     """Ask about some images; those that cannot be asked about have their error in their place."""
-    job, images = the_plan.job, the_plan.images
+    job, images = plan.job, plan.images
     prompts: dict[int, ModelInputs] = {}
     found: dict[int, dict[str, Any]] = {}
     for place in batch:
@@ -137,14 +137,14 @@ def _error(error: SampleError) -> dict[str, str]:
 
 
 def _edits(
-    the_plan: SteerPlan,
+    plan: SteerPlan,
     load: Callable[[], Speaker],
     batches: Sequence[Sequence[int]],
     rows: Mapping[int, Unedited],
     units: Sequence[Unit],
 ) -> Iterator[Part[Answer]]:
     """Each batch with each strength along each direction; rows are the unedited ones, by the image's place."""
-    job, images = the_plan.job, the_plan.images
+    job, images = plan.job, plan.images
     edit = cache(lambda strength, direction: load().edit([each.unit for each in units], strength, direction, job.seed))
     # Those of the last batch alone: images take megabytes.
     prompts = lru_cache(maxsize=1)(
