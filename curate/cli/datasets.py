@@ -6,7 +6,7 @@ import typer
 
 
 def datasets(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """List the data sets that `--dataset` knows by name, and what each is for: to score, or to train dictionaries."""
+    """List the data sets that `--dataset` knows by name, and what each is for: to score, or to train SAEs."""
     from curate.cli.console import print_json
     from curate.datasets import DEMO, DOCUMENTS, LAYOUTS
 

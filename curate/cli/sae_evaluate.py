@@ -13,7 +13,7 @@ COMPARE = "--compare"
 
 
 class ManyModels(TyperCommand):
-    """Lets several models follow one `--on`, where dictionaries are compared."""
+    """Lets several models follow one `--on`, where SAEs are compared."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, list(_repeated(args)) if COMPARE in args else args)
@@ -110,7 +110,7 @@ def evaluate(
     print_job: PrintJob = False,
     json: Annotated[bool, typer.Option("--json", help="Print evaluation.json.", rich_help_panel=OUTPUT)] = False,
 ) -> None:
-    """Judge dictionaries on data they have not seen: sparsity, reconstruction, features, loss recovered.
+    """Judge SAEs on data they have not seen: sparsity, reconstruction, features, loss recovered.
 
     All figures are of all tokens, text tokens and image tokens; the first position and BOS are left out.
 

@@ -7,7 +7,7 @@ import typer
 from curate.cli.arguments import PrintJob, only_described, pairs, validated
 from curate.errors import ConfigurationError
 
-DATA, MODEL, SAE, TRAINING, RESOURCES = "Data", "Model", "Dictionary", "Training", "Resources"
+DATA, MODEL, SAE, TRAINING, RESOURCES = "Data", "Model", "SAE", "Training", "Resources"
 _OF_PARAMETERS = (
     "architecture",
     "expansion",
@@ -34,7 +34,7 @@ _OF_DATA = ("data_dir", "files", "split", "limit", "sample", "image_size")
 
 def train(
     ctx: typer.Context,
-    output: Annotated[str, typer.Option(help="Folder for the dictionary, in sae_lens's format.", show_default=False)],
+    output: Annotated[str, typer.Option(help="Folder for the SAE, in sae_lens's format.", show_default=False)],
     preset: Annotated[
         Literal["demo", "llava-next-7b", "chameleon-7b"] | None,
         typer.Option(
@@ -199,7 +199,7 @@ def train(
     if log_to is not None:
         content["log_to"] = log_to.split(",")
     if "hook_layer" not in content:
-        raise ConfigurationError("--hook-layer: say after which decoder block the dictionary shall read")
+        raise ConfigurationError("--hook-layer: say after which decoder block the SAE reads")
     job = validated(SAETrainJob, content)
     if not only_described(job, print_job, dry_run, json, overwrite):
         run_job(job, json, overwrite)

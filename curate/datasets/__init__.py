@@ -168,9 +168,7 @@ def open_dataset(spec: DatasetSpec) -> Dataset:
         DataError: a file is damaged, or the hub cannot be reached.
     """
     if spec.name in DOCUMENTS:
-        raise ConfigurationError(
-            f"{spec.name} holds documents, not preferences: it trains dictionaries (curate sae train)"
-        )
+        raise ConfigurationError(f"{spec.name} holds documents, not preferences: it trains SAEs (curate sae train)")
     if spec.files is not None:
         raise ConfigurationError(f"--files goes with {' or '.join(DOCUMENTS)}, read from the hub")
     if spec.name == DEMO:

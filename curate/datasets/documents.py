@@ -1,4 +1,4 @@
-"""What dictionaries are trained and judged on: documents, or the samples of a data set of preferences."""
+"""What SAEs are trained and judged on: documents, or the samples of a data set of preferences."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Train the demo dictionary with sae_lens, on the residual stream of the demo model."""
+"""Train the demo SAE with sae_lens, on the residual stream of the demo model."""
 
 from collections.abc import Iterator
 from pathlib import Path

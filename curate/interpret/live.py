@@ -12,7 +12,7 @@ from curate.manifest.weights import WeightsRecord, read_places, read_weights
 
 
 class LiveFeatures(NamedTuple):
-    """A dictionary's features, by the samples that feature weights were computed from.
+    """An SAE's features, by the samples that feature weights were computed from.
 
     Attributes:
         weight: 0 for a feature with fewer than K tokens in a modality, which has none.

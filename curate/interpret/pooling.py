@@ -101,7 +101,7 @@ def _strongest(z: Float[Tensor, "tokens d_sae"], pooling: str) -> Float[Tensor, 
 def pooled_images(
     subject: Subject, images: LabelledImages, poolings: Sequence[str], tokens: Tokens, folder: Path, report: Report
 ) -> PooledImages:
-    """Pooled features of all images, by every dictionary from one forward pass each, and of the vision tower.
+    """Pooled features of all images, by every SAE from one forward pass each, and of the vision tower.
 
     An image stands before the question about it, without an answer. The first token and BOS are never pooled: their
     hidden states are huge, and the same in every input. Images run one by one, so that no figure depends on which

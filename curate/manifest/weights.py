@@ -1,4 +1,4 @@
-"""Feature weights on disk: `weights/`, reusable by other runs of the same model and dictionary."""
+"""Feature weights on disk: `weights/`, reusable by other runs of the same model and SAE."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -119,7 +119,7 @@ def given_weights(folder: str, **wanted: object) -> tuple[Float[Tensor, " d_sae"
         wanted: fields of the record, as they must be.
 
     Raises:
-        ConfigurationError: they are of another model, dictionary or rule, or as of `read_weights`.
+        ConfigurationError: they are of another model, SAE or rule, or as of `read_weights`.
     """
     weight, record = read_weights(location(folder))
     have = {name: getattr(record, name) for name in wanted}

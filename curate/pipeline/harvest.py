@@ -1,7 +1,7 @@
 """Hidden states from Ray actors, for one process that trains on them.
 
 One trainer, and not data-parallel ones: at the paper's size a token costs the model about 2.5 times what it costs the
-dictionary (8 against 3 GFLOP), so the model is what there must be more of, and a dictionary with its optimizer fits one
+SAE (8 against 3 GFLOP), so the model is what there must be more of, and an SAE with its optimizer fits one
 GPU. A step stays what it is on one machine: whoever made the hidden states, they come in the same order, and differ by
 rounding at most.
 """

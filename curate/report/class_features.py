@@ -13,7 +13,7 @@ _FEATURES = 2
 
 
 def draw_class_features(the_plan: FeaturesPlan, record: FeaturesRecord) -> None:
-    """Write `features-N.png` for each dictionary: of up to 24 classes and features, by the first pooling."""
+    """Write `features-N.png` for each SAE: of up to 24 classes and features, by the first pooling."""
     job, images, subject = the_plan
     places = {name: place for place, name in enumerate(images.ids)}
     for number, (sae, pair) in enumerate(subject.pairs.items()):

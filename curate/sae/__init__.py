@@ -1,1 +1,1 @@
-"""Sparse autoencoders: the dictionary."""
+"""Sparse autoencoders (SAEs)."""

@@ -1,4 +1,4 @@
-"""The shuffling buffer between a model's activations and the dictionary that learns from them."""
+"""The shuffling buffer between a model's activations and the SAE that learns from them."""
 
 from dataclasses import dataclass, field
 

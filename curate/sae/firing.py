@@ -11,7 +11,7 @@ from curate.sae.dictionary import Dictionary
 
 # Activations held at once. On a CPU they stay in its cache between one reduction and the next, which is worth more than
 # larger matrix products (docs/performance.md); a GPU wants work for all of it. TopK reads all features of a token at
-# once, and with a large dictionary a cache holds too few tokens.
+# once, and with a large SAE a cache holds too few tokens.
 BLOCK_ELEMENTS = {"cpu": 2**19, "cuda": 2**24}
 TOPK_BLOCK_ELEMENTS = 2**22
 MOST_TOKENS = 2048

@@ -1,4 +1,4 @@
-"""The activation scale, by which hidden states come to the norm that dictionaries are trained on."""
+"""The activation scale, by which hidden states come to the norm that SAEs are trained on."""
 
 from collections.abc import Iterable
 

@@ -25,7 +25,7 @@ class Named:
 
 @dataclass(frozen=True)
 class Feature:
-    """A feature of the dictionary.
+    """A feature of the SAE.
 
     Attributes:
         weight: None if it has none.
