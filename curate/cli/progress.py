@@ -17,6 +17,7 @@ _SECONDS_BETWEEN_LINES = 5.0
 TITLES = {
     "cluster": "waiting for the cluster",
     "check": "shards checked",
+    "reading": "SAE's activation scale",
     "fit": "SAE's fit",
     "weights": "feature weights",
     "score": "scores",

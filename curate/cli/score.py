@@ -358,8 +358,8 @@ def summarize(run: Any, record: Any) -> None:
     if counts.quarantined:
         reasons = ", ".join(f"{count:,} {name}" for name, count in sorted(counts.quarantined_by_error.items()))
         OUT.print(f"quarantined: {reasons}")
-    if record.sae is not None and record.sae.samples:
-        OUT.print(f"the SAE explains {record.sae.summary}, in {record.sae.samples:,} samples", soft_wrap=True)
+    if record.sae is not None:
+        OUT.print(f"the SAE {record.sae.summary}", soft_wrap=True)
     if counts.features_without_weight:
         OUT.print(
             f"{counts.features_without_weight:,} of {counts.features:,} features have no weight and add 0 to cosine"

@@ -15,7 +15,8 @@ from scipy import sparse
 from curate.datasets.labelled import LabelledImages, open_labelled
 from curate.errors import ConfigurationError
 from curate.interpret.pooling import Pooling, Tokens, pooled_images
-from curate.interpret.study import LeftOut, ManySAEsJob, Report, Subject, look_at, study_folder, with_scales
+from curate.interpret.scales import with_scales
+from curate.interpret.study import LeftOut, ManySAEsJob, Report, Subject, look_at, study_folder
 from curate.manifest.atomic import write_text
 from curate.manifest.inputs import versions
 from curate.storage import location

@@ -76,7 +76,7 @@ def open_lens(
         hashes = {"model_sha256": pair.model.sha256, "sae_sha256": pair.sae.sha256}
         weight, of_weights = given_weights(weights, hook_layer=pair.hook_layer, **hashes)
         weight, measured = weight.to(device), of_weights.sae_scale
-    elif record is not None and record.sae is not None:
+    if measured is None and record is not None and record.sae is not None:
         measured = record.sae.scale
     if sae_info.scale is None:
         sae_info = replace(sae_info, scale=measured)

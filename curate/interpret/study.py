@@ -10,15 +10,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from curate.datasets.labelled import NAMED, LabelledSpec
-from curate.datasets.labelled.labelled import LabelledImages
-from curate.errors import ConfigurationError, SampleError
+from curate.errors import ConfigurationError
 from curate.harvest.job import device_and_dtype
 from curate.manifest.inputs import INPUTS_FILE, RunInputs, own_files, read_inputs, versions, write_inputs
 from curate.manifest.lock import LOCK, locked
 from curate.models import DEFAULT_MODEL, DEMO, ModelSpec
 from curate.models.family import CutModel, InputBuilder, ModelInfo, WholeModel
-from curate.models.packing import pack
-from curate.scoring.fit import READING_SAMPLES, Text, reading_of
 from curate.scoring.pair import Pair, agree, sae_for
 from curate.storage import LocalFolder, absolute, absolute_if_there, location, remove
 
@@ -175,30 +172,6 @@ def look_at(
     device, dtype = device_and_dtype(model)
     info = replace(next(iter(pairs.values())).model, name=model.name)
     return Subject(info, pairs, device, dtype)
-
-
-def with_scales(subject: Subject, images: LabelledImages) -> Subject:
-    """The subject with the activation scale of each SAE; what configs leave open is measured on the first images.
-
-    Raises:
-        ConfigurationError: no reading of an SAE clearly reconstructs them.
-    """
-    if all(pair.sae.scale is not None for pair in subject.pairs.values()):
-        return subject
-    builder, cut = subject.load_builder(), subject.load_cut()
-    texts: dict[int, list[Text]] = {layer: [] for layer in subject.layers}
-    for index in range(min(READING_SAMPLES, len(images.labels))):
-        with contextlib.suppress(SampleError):  # the study says so when it comes to it
-            inputs = builder.build(images.decode(index), images.question(index), None)
-            for layer, states in cut.hidden_states_after(pack([inputs]), subject.layers).items():
-                texts[layer].append((states, inputs.is_image))
-    pairs = dict(subject.pairs)
-    for name, pair in pairs.items():
-        if pair.sae.scale is None:
-            reading = reading_of(pair.sae, texts[pair.hook_layer], subject.device)
-            sae = replace(pair.sae, scale=reading.scale)
-            pairs[name] = pair._replace(sae=sae, notes=(*pair.notes, reading.note))
-    return replace(subject, pairs=pairs)
 
 
 @contextlib.contextmanager

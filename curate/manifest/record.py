@@ -103,7 +103,7 @@ class SAERecord(_Record):
     )
     units: str = Field(description="of activations: normalised (hidden states of norm √d_model) or raw")
     licence: str | None = None
-    samples: int = Field(description="that the fit is measured on; first positions are left out")
+    samples: int = Field(description="samples that the fit is measured on, without their first positions")
     fit: dict[Literal["text", "image"], Fit] = Field(description="by the tokens' modality")
 
     @property
@@ -113,12 +113,14 @@ class SAERecord(_Record):
 
     @property
     def summary(self) -> str:
-        """The fit in words."""
-        return ", ".join(
+        """The fit in words, after "the SAE"."""
+        parts = [
             f"{_short(fit.explained_variance)} of the variance of {modality} tokens (L0 {fit.l0:.1f})"
             for modality, fit in self.fit.items()
             if fit.explained_variance is not None
-        )
+        ]
+        what = ", ".join(parts) or "nothing that can be measured (no token has variance)"
+        return f"explains {what}, in {self.samples:,} sample{'' if self.samples == 1 else 's'}"
 
 
 class RunRecord(_Record):
@@ -160,7 +162,7 @@ class RunRecord(_Record):
 
 
 def write_sae(run: UPath, record: SAERecord) -> None:
-    """Write `sae.json`, by which a run that goes on reads its SAE in the same way."""
+    """Write `sae.json`. A resumed run reads its SAE as it says."""
     write_text(run / SAE_FILE, record.model_dump_json(indent=2) + "\n")
 
 

@@ -39,8 +39,11 @@ class WeightsRecord(BaseModel):
     sha256: str
     model_sha256: str
     sae_sha256: str
-    sae_scale: float = Field(
-        default=1.0, gt=0, allow_inf_nan=False, description="activation scale that the SAE was read with"
+    sae_scale: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="activation scale that the SAE was read with; older versions did not write it",
     )
     dataset_sha256: str
     hook_layer: int

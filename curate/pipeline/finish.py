@@ -42,11 +42,11 @@ def finish(session: Session, weights: WeightsRecord | None) -> RunRecord:
     return record
 
 
-def _warnings(metric: str, alike: bool, weights: WeightsRecord | None, sae: SAERecord | None = None) -> list[str]:
+def _warnings(metric: str, alike: bool, weights: WeightsRecord | None, sae: SAERecord | None) -> list[str]:
     """Why the scores may say nothing."""
     found = []
     if sae is not None and sae.poor:
-        found.append(f"the SAE does not fit these data: it explains {sae.summary}; below 0 is worse than the mean")
+        found.append(f"the SAE does not fit these data: it {sae.summary}; below 0 is worse than the mean")
     if alike:
         found.append(f"every sample has the same {metric}: the ranking says nothing")
     if weights is not None and weights.features_without_weight > _MOST_WITHOUT_WEIGHT * weights.features:

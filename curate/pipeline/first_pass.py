@@ -1,8 +1,8 @@
 """The first pass of a run, over a sample of its data: how the SAE is read, how well it fits, and feature weights."""
 
-import math
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from functools import reduce
 from math import ceil
@@ -29,7 +29,7 @@ from curate.pipeline.watch import STRIKES, suspect_list
 from curate.sae.dictionary import DictionaryInfo, known_scale
 from curate.sae.quality import Quality
 from curate.sae.reading import Reading
-from curate.scoring.fit import FIT_SAMPLES
+from curate.scoring.fit import FIT_SAMPLES, READING_SAMPLES, spread
 from curate.storage import location
 
 _ATTEMPTS = 3
@@ -38,11 +38,13 @@ _FEWEST_SAMPLES_AN_ACTOR = 32
 
 
 class FirstPass(NamedTuple):
-    """What the first pass of a run came to.
+    """Results of a run's first pass.
 
     Attributes:
+        sae: how the SAE is read, and how well it fits.
         weights: the record of the feature weights that it computed; None if it computed none.
-        work: of the attempt that succeeded; unused: how many of its samples could not be used.
+        work: of the attempt that succeeded.
+        unused: how many of its samples could not be used.
     """
 
     sae: SAERecord
@@ -66,7 +68,7 @@ def first_pass(plan: Plan, run: UPath, report: Report, weigh: bool, reading: str
     parameters = plan.job.parameters
     dataset = weight_dataset(plan.dataset, parameters.weight_samples, parameters.seed)
     if not weigh:
-        dataset = replace(dataset, rows=dataset.rows[:FIT_SAMPLES])
+        dataset = replace(dataset, rows=spread(dataset.rows, FIT_SAMPLES))
     found = _computed(plan, dataset, report, weigh)
     if found.sae.reading is None:
         found = found._replace(sae=found.sae.model_copy(update={"reading": reading}))
@@ -122,7 +124,10 @@ class _Computed(NamedTuple):
 
 
 def _computed(plan: Plan, dataset: Dataset, report: Report, weigh: bool) -> _Computed:
-    """An actor that dies takes its share with it, so all begin again, without a sample that was in hand each time."""
+    """Run the pass, starting anew when an actor dies, since its share is lost.
+
+    Samples that killed actors repeatedly are skipped.
+    """
     suspects, strikes, attempts = None, Counter[int](), 0
     while attempts < _ATTEMPTS:
         actors = _actors(plan, dataset, weigh, suspects)
@@ -167,18 +172,19 @@ def _in_dead_hands(actors: list, suspects: ActorHandle | None) -> list[int]:
 def _attempt(plan: Plan, dataset: Dataset, weigh: bool, actors: list, report: Report) -> _Computed | None:
     """None where a sample came to no actor, or to two."""
     first, *others = actors
-    reading: Reading | None = ray.get(first.read_sae.remote()) if plan.sae.scale is None else None  # type: ignore[assignment]  # Ray's stubs
+    reading: Reading | None = None
+    if plan.sae.scale is None:
+        read, total = first.read_sae.remote(), min(READING_SAMPLES, len(dataset))
+        _wait([read], [first.reading_progress], lambda done: report(Progress("reading", done, total)))
+        reading = ray.get(read)
+        report(Progress("reading", total, total))
     scale = known_scale(plan.sae) if reading is None else reading.scale
     step = plan.job.shard_rows
     ranges = [(start, min(start + step, len(dataset))) for start in range(0, len(dataset), step)]
     splits = prepared(plan, dataset, ranges, "weights", suspect_list()).streaming_split(len(actors))
+    stage = "weights" if weigh else "fit"
     pending = [actor.consume.remote(split, scale) for actor, split in zip(actors, splits, strict=True)]
-    while pending:
-        finished, pending = ray.wait(pending, num_returns=len(pending), timeout=0.5)
-        ray.get(finished)
-        # Actors that have no place yet, or load, do not answer.
-        answers, _ = ray.wait([actor.progress.remote() for actor in actors], num_returns=len(actors), timeout=1)
-        report(Progress("weights" if weigh else "fit", sum(ray.get(answers)), len(dataset)))
+    _wait(pending, [actor.progress for actor in actors], lambda done: report(Progress(stage, done, len(dataset))))
     taken = ray.get([actor.taken.remote() for actor in actors])
     if sorted(row for rows, _ in taken for row in rows) != list(dataset.rows):
         return None
@@ -193,27 +199,52 @@ def _attempt(plan: Plan, dataset: Dataset, weigh: bool, actors: list, report: Re
     return _Computed(sae, weights, places, n_samples, work)
 
 
-def sae_record(sae: DictionaryInfo, scale: float, fits: list[tuple[Quality, int]], reading: str | None) -> SAERecord:
-    """How an SAE was read and how well it fits, from what actors measured, each on so many samples."""
+def _wait(pending: list, progress: list, tell: Callable[[int], None]) -> None:
+    """Wait for what actors compute, and tell how much is done.
+
+    Args:
+        progress: methods of the actors that say it.
+    """
+    while pending:
+        finished, pending = ray.wait(pending, num_returns=len(pending), timeout=0.5)
+        ray.get(finished)
+        # Actors that have no place yet, or load, do not answer.
+        answers, _ = ray.wait([method.remote() for method in progress], num_returns=len(progress), timeout=1)
+        tell(sum(ray.get(answers)))
+
+
+def sae_record(
+    sae: DictionaryInfo, scale: float, fits: list[tuple[Quality, int, int]], reading: str | None
+) -> SAERecord:
+    """How an SAE was read and how well it fits.
+
+    Args:
+        fits: what each actor measured; on how many samples, and how many overflowed.
+
+    Raises:
+        ConfigurationError: it reconstructs no sample, as the numbers overflow.
+    """
 
     def both(one: Quality, other: Quality) -> Quality:
         one.merge(other)
         return one
 
-    figures = reduce(both, (quality for quality, _ in fits)).result().modalities
-    for modality, found in figures.items():
-        if found.explained_variance is not None and not math.isfinite(found.explained_variance):
-            raise ConfigurationError(f"--sae {sae.name}: what it makes of {modality} tokens is NaN or infinite")
+    qualities, samples, overflowed = zip(*fits, strict=True)
+    if sum(overflowed) and not sum(samples):
+        raise ConfigurationError(
+            f"--sae {sae.name}: its reconstruction of each of {sum(overflowed):,} samples is NaN or infinite: take "
+            "another (curate saes)"
+        )
+    figures = reduce(both, qualities).result().modalities
     return SAERecord(
         sha256=sae.sha256,
         scale=scale,
         reading=reading,
         units=sae.units,
         licence=sae.licence,
-        samples=sum(samples for _, samples in fits),
+        samples=sum(samples),
         fit={
-            modality: Fit(tokens=found.tokens, explained_variance=found.explained_variance, l0=found.l0)
+            modality: Fit.model_validate(figures[modality].model_dump(include=set(Fit.model_fields)))
             for modality in ("text", "image")
-            if (found := figures[modality])
         },
     )

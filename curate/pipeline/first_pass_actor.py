@@ -8,7 +8,8 @@ from ray.actor import ActorHandle
 from torch import Tensor
 
 from curate.datasets import Dataset
-from curate.errors import ConfigurationError, RunStopped
+from curate.errors import ConfigurationError, RunStopped, SampleError
+from curate.manifest.rows import QuarantineRow
 from curate.metrics.weights import FeatureWeights, Places, TopTokens
 from curate.models.family import CutModel
 from curate.pipeline.files_here import dictionary_here, model_here
@@ -20,10 +21,11 @@ from curate.pipeline.workers import BATCH, Failure, attempt, check, from_bytes, 
 from curate.sae.load import load_dictionary
 from curate.sae.quality import Quality
 from curate.sae.reading import Reading
-from curate.scoring.fit import FIT_SAMPLES, READING_SAMPLES, FitPass, reading_of
+from curate.scoring.fit import FIT_SAMPLES, READING_SAMPLES, FitPass, reading_of, spread
+from curate.scoring.hidden import hidden_alone
 from curate.scoring.memory import is_out_of_memory
 from curate.scoring.prepare import Prepared, prepare
-from curate.scoring.weights_pass import WeightsPass, hidden_alone
+from curate.scoring.weights_pass import WeightsPass
 
 
 @ray.remote
@@ -31,7 +33,7 @@ class FirstPassActor:
     """Holds the model; takes its share of the first pass's samples, then gives or merges what it kept.
 
     Args:
-        dataset: the rows of the first pass; the SAE's fit is measured on the first of them.
+        dataset: the rows of the first pass; the SAE's fit is measured on some of them.
         weigh: whether feature weights are computed.
     """
 
@@ -39,7 +41,8 @@ class FirstPassActor:
         self, plan: Plan, dataset: Dataset, weigh: bool, index: int = 0, suspects: ActorHandle | None = None
     ) -> None:
         self.plan, self.dataset, self.weigh, self.index, self.suspects = plan, dataset, weigh, index, suspects
-        self.fit_rows = frozenset(dataset.rows[:FIT_SAMPLES])
+        self.fit_rows = frozenset(spread(dataset.rows, FIT_SAMPLES))
+        self.readable = 0
         self.rows_taken: list[int] = []
         self.done = Work()
         self.share: WeightsPass | None = None
@@ -52,33 +55,39 @@ class FirstPassActor:
         return self.model
 
     def read_sae(self) -> Reading:
-        """Try both readings of the SAE, whose config leaves its activation scale open, on the first samples."""
-        job, texts = self.plan.job, []
+        """Try both readings of the SAE, whose config leaves its activation scale open, on some of the samples."""
+        job, texts, reasons = self.plan.job, [], []
         builder = self.plan.model.family.load_builder(model_here(self.plan.model, job.model.name))
-        for position in range(len(self.dataset)):
+        every = range(len(self.dataset))
+        # Others stand in for bad ones: first those of the fit, so that a pass over these alone finds the same scale.
+        for position in dict.fromkeys([*spread(every, READING_SAMPLES), *spread(every, FIT_SAMPLES), *every]):
             if len(texts) == READING_SAMPLES:
                 break
+            self.readable = len(texts)
             self._hold(self.dataset.rows[position])
             with deadline(job.sample_timeout):
                 for sample in prepare(self.dataset.samples([position]), builder, job.parameters.weights_text):
-                    if isinstance(sample, Prepared) and (hidden := self._hidden(sample)) is not None:
-                        texts.append((hidden, sample.inputs.is_image))
+                    if isinstance(sample, QuarantineRow):
+                        reasons.append(sample.reason)
+                        continue
+                    try:
+                        texts.append((self._hidden(sample), sample.inputs.is_image))
+                    except SampleError as error:
+                        reasons.append(str(error))
         self._put_down()
         if not texts:
             raise ConfigurationError(
                 f"--sae {job.sae}: its config leaves open whether its activation scale is folded, and none of "
-                f"{len(self.dataset):,} samples can be read to measure it on; curate score --dry-run says why"
+                f"{len(self.dataset):,} samples can be read to measure it on: {'; '.join(dict.fromkeys(reasons[:3]))}"
             )
         return reading_of(dictionary_here(self.plan), texts, self.plan.device)
 
-    def _hidden(self, sample: Prepared) -> Float[Tensor, "tokens d_model"] | None:
-        """None where it is not finite, or does not fit into memory; scoring will quarantine the sample."""
-        try:
-            return hidden_alone(self._model(), sample)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            return None
+    def reading_progress(self) -> int:
+        """Samples that are ready for the reading."""
+        return self.readable
+
+    def _hidden(self, sample: Prepared) -> Float[Tensor, "tokens d_model"]:
+        return hidden_alone(self._model().hidden_states, sample.inputs)
 
     def _open_sae(self, scale: float) -> None:
         sae = dictionary_here(self.plan.read_with(scale))
@@ -120,7 +129,9 @@ class FirstPassActor:
             ray.get(self.suspects.put_down.remote(self.index))
 
     def _add(self, sample: Prepared) -> None:
-        if (hidden := self._hidden(sample)) is None:
+        try:
+            hidden = self._hidden(sample)
+        except SampleError:  # scoring will quarantine it
             return
         try:
             if self.share is not None:
@@ -139,10 +150,10 @@ class FirstPassActor:
         """The source rows of all samples that came, bad ones included, and the work on them."""
         return self.rows_taken, self.done
 
-    def fitted(self) -> tuple[Quality, int]:
-        """What reconstruction came to, on the CPU, and of how many samples."""
+    def fitted(self) -> tuple[Quality, int, int]:
+        """What reconstruction came to, on the CPU; of how many samples, and how many overflowed."""
         assert self.fit is not None, "an actor that opened no SAE"
-        return self.fit.quality.cpu(), self.fit.samples
+        return self.fit.quality.cpu(), self.fit.samples, self.fit.overflowed
 
     def kept(self) -> tuple[TopTokens | None, TopTokens | None, int]:
         """What this actor kept, for another to merge; through the CPU, which holds more than a device."""

@@ -60,8 +60,8 @@ def forecast(
 
 
 def _fit(plan: Plan, sae: SAERecord) -> Finding:
-    """How well the SAE fits, by which the run stops or goes on."""
-    what = f"the SAE explains {sae.summary} of {counted(sae.samples, 'sample')}"
+    """How well the SAE fits; a poor fit stops the run."""
+    what = f"the SAE {sae.summary}"
     what = what if sae.reading is None else f"{what}; {sae.reading}"
     if not sae.poor:
         return Finding("SAE's fit", "ok", what)
@@ -109,7 +109,8 @@ def _computed(plan: Plan, seen: Probe, samples: int, weighed: bool, price: float
         numbers |= {f"gpu_hours_{name}_{count}": found for name, found in hours.items()}
         takes = ", ".join(f"{found:,.2f} on {name}" for name, found in hours.items())
         if price is not None:
-            takes += f" (at {price:g} an hour {', '.join(f'{found * price:,.2f}' for found in hours.values())})"
+            *others, last = (f"{found * price:,.2f}" for found in hours.values())
+            takes += f" ({', '.join(others)} and {last} at {price:g} an hour)"
         parts.append(f"{counted(count, 'sample')}: {takes}")
     what = f"of {seen.tokens:,.0f} tokens each, at {UTILISATION:.0%} of a device's peak, not measured"
     return Finding("computed GPU hours", "ok", f"{'; '.join(parts)}; {what}", numbers)
@@ -129,8 +130,8 @@ def _memory(plan: Plan, measured: Probe) -> Iterator[Finding]:
             yield Finding("memory", "ok", what, numbers)
         else:
             state = "warn" if memory.peak <= memory.room else "fail"
-            mend = "lower --batch-size, or the actors on one node, or give each more with --gpus-per-actor"
-            yield Finding("memory", state, f"{what}: {mend}", numbers)
+            remedy = "lower --batch-size, or the actors on one node, or give each more with --gpus-per-actor"
+            yield Finding("memory", state, f"{what}: {remedy}", numbers)
 
 
 def _store(measured: Probe, workers: int, actors: int, store: int) -> Finding:
@@ -163,7 +164,7 @@ def _throughput(measured: Probe, workers: int, time_needed: Estimate, stopped: s
     }
     if measured.unfit:
         bad = f"{len(measured.unfit)} of {len(measured.unfit) + measured.samples} samples would be quarantined"
-        return Finding("throughput", "warn", f"{what}; {bad}, which is what to mend: {measured.unfit[0]}", numbers)
+        return Finding("throughput", "warn", f"{what}; {bad}; fix these first: {measured.unfit[0]}", numbers)
     if time_needed.actors_wait:
         more = f"the actors wait for their {workers} workers: give more CPUs and --prepare-workers"
         return Finding("throughput", "warn", f"{what}; {more}", numbers)

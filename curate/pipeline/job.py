@@ -176,7 +176,9 @@ def fitted(job: ScoreJob, dataset: Dataset, pair: Pair, overwrite: bool = False)
     if job.weights is not None and not job.parameters.needs_weights:
         raise ConfigurationError("--weights: none of the metrics asked for needs feature weights")
     weights = _reused_weights(job, model, sae, layer, overwrite)
-    if weights is not None and sae.scale is None:
+    if not job.parameters.reads_activations and sae.scale is None:
+        sae = replace(sae, scale=1.0)  # it decides no score
+    if weights is not None and weights.sae_scale is not None and sae.scale is None:
         sae = replace(sae, scale=weights.sae_scale)
         notes.append(f"the SAE's activation scale is {sae.scale:g}, as in the run of --weights {job.weights}")
     _keep_inputs_out_of_output(job, dataset, model, sae)

@@ -20,6 +20,7 @@ from curate.pipeline.folder import check_output
 from curate.pipeline.forecast import forecast
 from curate.pipeline.job import Pair, Plan, ScoreJob, agreeing, fitted
 from curate.pipeline.trial import Limits, run_trial
+from curate.scoring.fit import spread
 from curate.storage import location
 
 SAMPLES = 16
@@ -48,7 +49,7 @@ def examine(
     dataset = yield from tried("data", lambda: open_dataset(job.dataset), _data)
     positions: list[int] = []
     if dataset is not None:
-        positions = _spread(len(dataset))
+        positions = spread(range(len(dataset)), SAMPLES)
         yield from looked("sample", _sample(dataset, positions))
     limits.tell("reading model and SAE for their hashes")
     pair = yield from tried("model and SAE", lambda: agreeing(job), lambda pair: _pair(job, pair))
@@ -66,12 +67,6 @@ def examine(
         left = len(dataset) - (0 if overwrite or done is None else done) if samples is None else samples
         weighed = not overwrite and _has_weights(plan)
         yield from looked("cluster", iter(_on_the_cluster(plan, positions, left, weighed, price, limits)))
-
-
-def _spread(n_rows: int) -> list[int]:
-    """Positions from all over the data."""
-    count = min(SAMPLES, n_rows)
-    return [index * n_rows // count for index in range(count)]
 
 
 def _data(dataset: Dataset) -> str:

@@ -1,6 +1,7 @@
 """What one actor would do, tried on a few samples where it would do it: its speed and its memory."""
 
 import contextlib
+import gc
 import resource
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -13,7 +14,7 @@ import psutil
 import torch
 from rich.filesize import decimal
 
-from curate.errors import ConfigurationError
+from curate.errors import ConfigurationError, SampleError
 from curate.manifest.record import SAERecord
 from curate.manifest.rows import QuarantineRow
 from curate.models.family import CutModel
@@ -25,11 +26,12 @@ from curate.pipeline.transport import batch_to_bytes
 from curate.pipeline.workers import load_cut, load_scorer
 from curate.sae.dictionary import Dictionary, known_scale
 from curate.sae.reading import Reading
-from curate.scoring.fit import FitPass, reading_of
+from curate.scoring.fit import FitPass, Text, reading_of
+from curate.scoring.hidden import hidden_alone
 from curate.scoring.memory import FittingScorer, is_out_of_memory
 from curate.scoring.prepare import Prepared, prepare, token_batches
 from curate.scoring.scorer import Scorer
-from curate.scoring.weights_pass import WeightsPass, hidden_alone
+from curate.scoring.weights_pass import WeightsPass
 
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
@@ -49,7 +51,8 @@ class Probe:
 
     Attributes:
         doing: what it does next; empty once all is measured.
-        samples: that could be prepared; unfit: the reasons of those that could not.
+        samples: prepared successfully.
+        unfit: reasons of the others.
         tokens, pictures: of a sample, on average; a picture is an image or a tile of one.
         prepare_seconds: of a sample, on one core; score_seconds, weights_seconds: of a sample, on one actor; weights
             are 0 if the run computes none.
@@ -99,23 +102,13 @@ def probe(plan: Plan, positions: Sequence[int], actors_here: int) -> Iterator[Pr
     seen = Probe(gethostname())
     samples, seen = yield from _prepared(plan, positions, seen)
     _refuse_too_large(plan, actors_here)
-    yield (seen := replace(seen, doing="loading the model"))
-    begun = time.monotonic()
-    # Weights of zero cost as much as others.
-    zeros = torch.zeros(plan.sae.d_sae, dtype=torch.float64) if plan.job.parameters.needs_weights else None
-    reading = cut = None
-    if plan.sae.scale is None:
-        cut = load_cut(plan)
-        yield (seen := replace(seen, doing="trying both readings of the SAE"))
-        alone = ((hidden_alone(cut, sample), sample.inputs.is_image) for sample in samples)
-        texts = [(hidden, is_image) for hidden, is_image in alone if hidden is not None]
-        reading = reading_of(dictionary_here(plan), texts, plan.device)
-        plan = plan.read_with(reading.scale)
-    scorer = load_scorer(plan, zeros, cut)  # which computes with the threads of an actor from here on
-    seen = replace(seen, doing="", load_seconds=_since(begun), threads=torch.get_num_threads())
-    forget_peak()
-    for now in _run(plan, scorer, samples, seen, reading):
-        yield replace(now, memory=tuple(_memory(plan, actors_here)))
+    memory: tuple[Memory, ...] = ()
+    for now in _run(plan, samples, seen):
+        if now.load_seconds is not None:
+            found = tuple(_memory(plan, actors_here))
+            # Each model that is loaded starts a peak of its own.
+            memory = tuple(max(pair, key=lambda each: each.peak) for pair in zip(memory or found, found, strict=True))
+        yield replace(now, memory=memory)
 
 
 def _prepared(
@@ -127,9 +120,9 @@ def _prepared(
     yield replace(seen, doing="loading the tokenizer")
     builder = plan.model.family.load_builder(model_here(plan.model, plan.job.model.name))
     yield replace(seen, doing=f"preparing {len(positions)} samples")
-    begun = time.monotonic()
+    started = time.monotonic()
     prepared = list(prepare(plan.dataset.samples(positions), builder, parameters.text, parameters.likelihood_of))
-    seconds = (time.monotonic() - begun) / len(prepared)
+    seconds = (time.monotonic() - started) / len(prepared)
     samples = [sample for sample in prepared if isinstance(sample, Prepared)]
     unfit = tuple(sample.reason for sample in prepared if isinstance(sample, QuarantineRow))
     if not samples:
@@ -145,20 +138,51 @@ def _prepared(
     )
 
 
-def _run(
-    plan: Plan, scorer: Scorer, samples: Sequence[Prepared], seen: Probe, reading: Reading | None
-) -> Iterator[Probe]:
+def _run(plan: Plan, samples: Sequence[Prepared], seen: Probe) -> Iterator[Probe]:
+    """What actors do: never are two models in memory, as no actor has two."""
+    yield (seen := replace(seen, doing="loading the model"))
+    started, parameters = time.monotonic(), plan.job.parameters
+    reading = cut = None
+    if plan.sae.scale is None:
+        cut = load_cut(plan)
+        yield (seen := replace(seen, doing="trying both readings of the SAE"))
+        reading = _reading(plan, cut, samples)
+        plan = plan.read_with(reading.scale)
+        if parameters.likelihood_of:
+            cut = None
+            _free_memory()
+    # Weights of zero cost as much as others.
+    zeros = torch.zeros(plan.sae.d_sae, dtype=torch.float64) if parameters.needs_weights else None
+    scorer = load_scorer(plan, zeros, cut)  # which computes with the threads of an actor from here on
+    seen = replace(seen, doing="", load_seconds=_since(started), threads=torch.get_num_threads())
+    forget_peak()
     seen = yield from _scores(plan, scorer, samples, seen)
-    parameters = plan.job.parameters
     if parameters.reads_activations:
-        model = scorer.model
-        if model is None:
+        cut, dictionary = scorer.model, scorer.dictionary
+        if cut is None:
             yield replace(seen, doing="loading the model for the first pass")
-            model = load_cut(plan)
+            del scorer
+            _free_memory()
+            cut = load_cut(plan)
+            forget_peak()
         if parameters.needs_weights and plan.weights is None:
-            seen = yield from _weights(plan, model, scorer.dictionary, samples, seen)
-        seen = yield from _fit(plan, model, scorer.dictionary, samples, seen, reading)
+            seen = yield from _weights(plan, cut, dictionary, samples, seen)
+        seen = yield from _fit(plan, cut, dictionary, samples, seen, reading)
     yield seen
+
+
+def _free_memory() -> None:
+    """Free a model that was dropped."""
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def _reading(plan: Plan, cut: CutModel, samples: Sequence[Prepared]) -> Reading:
+    texts: list[Text] = []
+    for sample in samples:
+        with contextlib.suppress(SampleError):  # scoring them says so
+            texts.append((hidden_alone(cut.hidden_states, sample.inputs), sample.inputs.is_image))
+    return reading_of(dictionary_here(plan), texts, plan.device)
 
 
 def _fit(
@@ -175,9 +199,11 @@ def _fit(
     fit, note = FitPass(sae, dictionary), None if reading is None else reading.note
     for number, sample in enumerate(samples, start=1):
         yield replace(seen, doing=f"reconstructing sample {number} of {len(samples)}")
-        if (hidden := hidden_alone(model, sample)) is not None:
-            fit.take(hidden, sample.inputs.is_image)
-            seen = replace(seen, sae=sae_record(sae, known_scale(sae), [(fit.quality, fit.samples)], note))
+        with contextlib.suppress(SampleError):
+            fit.take(hidden_alone(model.hidden_states, sample.inputs), sample.inputs.is_image)
+        if fit.samples or number == len(samples):
+            fits = [(fit.quality, fit.samples, fit.overflowed)]
+            seen = replace(seen, sae=sae_record(sae, known_scale(sae), fits, note))
     return seen
 
 
@@ -185,20 +211,20 @@ def _scores(plan: Plan, scorer: Scorer, samples: Sequence[Prepared], seen: Probe
     """One sample, so that something is known soon; a full batch, for its memory; then all samples, timed."""
     fitting, n = FittingScorer(scorer), len(samples)
     yield replace(seen, doing=f"scoring sample 1 of {n}")
-    begun = time.monotonic()
+    started = time.monotonic()
     fitting.score(samples[:1])
-    seen = replace(seen, scored=1, score_seconds=_since(begun))
+    seen = replace(seen, scored=1, score_seconds=_since(started))
     yield replace(seen, doing="scoring a full batch")
-    full, begun = _full(plan, samples), time.monotonic()
+    full, started = _full(plan, samples), time.monotonic()
     seen = replace(seen, batch_fits=_fits(scorer, full))
     if seen.batch_fits:  # it may be all that there is time for
-        seen = replace(seen, scored=min(len(full), n), score_seconds=_since(begun) / len(full))
+        seen = replace(seen, scored=min(len(full), n), score_seconds=_since(started) / len(full))
     done, seconds = 0, 0.0
     for batch in token_batches(samples, plan.job.parameters.tokens_per_pass(plan.device)):
         yield replace(seen, doing=f"scoring sample {done + 1} of {n}")
-        begun = time.monotonic()
+        started = time.monotonic()
         fitting.score(batch)
-        seconds, done = seconds + _since(begun), done + len(batch)
+        seconds, done = seconds + _since(started), done + len(batch)
         seen = replace(seen, scored=done, score_seconds=seconds / done)
     return seen
 
@@ -210,9 +236,9 @@ def _weights(plan: Plan, model: CutModel, dictionary: Dictionary, samples: Seque
     seconds: list[float] = []
     for number, sample in enumerate(samples, start=1):
         yield replace(seen, doing=f"weighing features on sample {number} of {len(samples)}")
-        begun = time.monotonic()
+        started = time.monotonic()
         share.add(sample)
-        seconds.append(_since(begun))
+        seconds.append(_since(started))
         counted = seconds[1:] or seconds
         seen = replace(seen, weights_seconds=sum(counted) / len(counted))
     return seen
@@ -246,10 +272,10 @@ def _fits(scorer: Scorer, batch: Sequence[Prepared]) -> bool:
     return True
 
 
-def _since(begun: float) -> float:
+def _since(started: float) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.monotonic() - begun
+    return time.monotonic() - started
 
 
 def forget_peak() -> None:

@@ -80,10 +80,11 @@ def execute(
         weights = _weights_at_hand(session)
         if weights is not None:
             _refuse_other_weights(session, weights)
-        sae = read_sae(session.run, session.plan.sae.sha256)
+        parameters = session.plan.job.parameters
+        sae = read_sae(session.run, session.plan.sae.sha256) if parameters.reads_activations else None
         if sae is not None and session.plan.sae.scale in (None, sae.scale):
             session.use(sae)
-        missing_weights = session.plan.job.parameters.needs_weights and weights is None
+        missing_weights = parameters.needs_weights and weights is None
         if session.quarantined <= session.error_budget and (ranges or missing_weights):
             with local_or_remote_ray(session.plan, session.report):
                 session.device = device_name(session.plan)
@@ -108,7 +109,7 @@ def execute(
 def _first_pass(session: Session, weights: WeightsRecord | None) -> WeightsRecord | None:
     """What is missing of the SAE's reading, its fit and the feature weights; returns the weights, if any are needed."""
     parameters = session.plan.job.parameters
-    if not parameters.reads_activations and session.plan.sae.scale is not None:
+    if not parameters.reads_activations:
         return None
     if weights is None and session.plan.weights is not None:
         weights = copy_weights(session.plan, session.run)
@@ -124,7 +125,7 @@ def _first_pass(session: Session, weights: WeightsRecord | None) -> WeightsRecor
         weights = weights or found.weights
     if weights is not None:
         _refuse_other_weights(session, weights)
-        if session.sae is not None and weights.sae_scale != session.sae.scale:
+        if session.sae is not None and weights.sae_scale not in (None, session.sae.scale):
             raise DataError(
                 f"the feature weights in {session.run} are of the SAE at scale {weights.sae_scale:g}, and the run's "
                 f"sae.json has {session.sae.scale:g}: start anew with --overwrite"
@@ -141,8 +142,8 @@ def _refuse_poor_fit(session: Session) -> None:
     if session.go_on == SAME_COMMAND:
         anyway = f"{SAME_COMMAND} with --allow-poor-fit (in a job file, allow_poor_fit: true under score)"
     raise ConfigurationError(
-        f"--sae {job.sae} does not fit these data: it explains {sae.summary}, in {sae.samples:,} samples; below 0 is "
-        f"worse than the mean. Take another (curate saes --model {job.model.name}), or score anyway: {anyway}"
+        f"--sae {job.sae} does not fit these data: it {sae.summary}; below 0 is worse than the mean. Take another "
+        f"(curate saes --model {job.model.name}), or score anyway: {anyway}"
     )
 
 

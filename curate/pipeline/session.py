@@ -15,7 +15,7 @@ from curate.pipeline.job import Plan
 
 @dataclass(frozen=True)
 class Progress:
-    """How far `check` (in shards), `fit`, `weights` or `score` (in samples) is; or `cluster`, and what it lacks."""
+    """How far `check` (in shards), `reading`, `fit`, `weights` or `score` (in samples) is, or what `cluster` lacks."""
 
     stage: str
     done: int = 0

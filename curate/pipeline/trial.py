@@ -25,8 +25,8 @@ class Limits:
     """How a trial is watched.
 
     Attributes:
-        seconds: after which it is stopped.
-        tell: told what is done now.
+        seconds: the trial is stopped after this many.
+        tell: called with what the trial does now.
     """
 
     seconds: float = TRIAL_SECONDS
@@ -38,7 +38,7 @@ class Outcome:
     """How a trial ended.
 
     Attributes:
-        seen: the last that it told; None if its process told nothing.
+        seen: the last state it reported, or None.
         stopped: whether the limit stopped it.
         error: what ended it otherwise.
     """

@@ -71,7 +71,7 @@ def measure_reading(
         hidden: without first positions and BOS, whose norms are of another size; its device computes.
 
     Raises:
-        ConfigurationError: neither reading clearly reconstructs them; or as of `estimate_scale` and `load_decoder`.
+        ConfigurationError: it cannot be told; or as of `estimate_scale` and `load_decoder`.
     """
     is_image = is_image.to(hidden.device)
     scale = estimate_scale([hidden])
@@ -89,15 +89,20 @@ def measure_reading(
             if (explained := figures[modality].explained_variance) is not None:
                 found[taken] = 1 - explained
     unexplained = {modality: found for modality, found in unexplained.items() if found}
-    verdicts: set[Taken] = {verdict for found in unexplained.values() if (verdict := _verdict(found)) is not None}
-    if len(verdicts) != 1:
+    verdicts: dict[Tokens, Taken] = {
+        modality: taken for modality, found in unexplained.items() if (taken := _verdict(found)) is not None
+    }
+    agreed = set(verdicts.values())
+    if len(agreed) != 1:
+        disagree = " and ".join(f"{modality} tokens say {taken}" for modality, taken in verdicts.items())
+        why = disagree or "neither reading clearly reconstructs the hidden states"
         raise ConfigurationError(
-            f"--sae {info.name}: whether its activation scale is folded into its weights cannot be told: neither "
-            f"reading clearly reconstructs the hidden states ({_figures(unexplained)}). Is it of this model and layer? "
-            'If it is, and its scale is folded, write {"scaling_factor": 1.0} to '
-            f"{info.path}/activation_scaler.json; if it is not folded, the scale in place of 1.0"
+            f"--sae {info.name}: whether its activation scale is folded into its weights cannot be told: {why} "
+            f"({_figures(unexplained)}). Is it of this model and layer? If it is, and its scale is folded, write "
+            f'{{"scaling_factor": 1.0}} to {info.path}/activation_scaler.json; if it is not folded, the scale in place '
+            "of 1.0. That changes the SAE's hash: start its runs anew with --overwrite"
         )
-    return Reading(taken=verdicts.pop(), estimated_scale=scale, tokens=len(some), unexplained=unexplained)
+    return Reading(taken=agreed.pop(), estimated_scale=scale, tokens=len(some), unexplained=unexplained)
 
 
 def _verdict(unexplained: Unexplained) -> Taken | None:

@@ -1,6 +1,7 @@
 """How well the SAE fits the data that are scored: some samples' hidden states, reconstructed."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,22 +14,40 @@ from curate.sae.reading import Reading, measure_reading
 
 # Samples that the fit is measured on, and of them those on which an open reading is tried.
 FIT_SAMPLES, READING_SAMPLES = 64, 32
+T = TypeVar("T")
+
+
+def spread(every: Sequence[T], count: int) -> list[T]:
+    """At most `count` of them, from all over: data made of subsets have one after the other."""
+    count = min(count, len(every))
+    return [every[index * len(every) // count] for index in range(count)]
 
 
 class FitPass:
-    """Takes in hidden states sample by sample, first positions left out: their states are the same in all and huge."""
+    """Takes in hidden states sample by sample.
+
+    First positions are skipped: their states are the same in all samples, and huge.
+
+    Attributes:
+        samples: taken in.
+        overflowed: samples that were skipped, since their reconstruction is not finite.
+    """
 
     def __init__(self, sae: DictionaryInfo, dictionary: Dictionary) -> None:
         device = dictionary.weight.device
         self.dictionary, self.decoder = dictionary, load_decoder(sae, str(device))
         self.quality = Quality(sae.d_model, sae.d_sae, device)
-        self.samples = 0
+        self.samples = self.overflowed = 0
 
     @torch.inference_mode()
     def take(self, hidden: Float[Tensor, "tokens d_model"], is_image: Bool[Tensor, " tokens"]) -> None:
         """Reconstruct the hidden states of a sample."""
-        reconstruct(self.dictionary, self.decoder, hidden[1:], is_image[1:], self.quality)
-        self.samples += 1
+        one = Quality(hidden.shape[1], self.dictionary.d_sae, self.dictionary.weight.device)
+        if bool(reconstruct(self.dictionary, self.decoder, hidden[1:], is_image[1:], one).isfinite().all()):
+            self.quality.merge(one)
+            self.samples += 1
+        else:
+            self.overflowed += 1
 
 
 Text = tuple[Float[Tensor, "tokens d_model"], Bool[Tensor, " tokens"]]  # hidden states, and which are of images
@@ -38,7 +57,7 @@ def reading_of(sae: DictionaryInfo, texts: Sequence[Text], device: str) -> Readi
     """Try both readings of an SAE whose config leaves its scale open, on texts without their first positions.
 
     Raises:
-        ConfigurationError: neither reading clearly reconstructs them.
+        ConfigurationError: it cannot be told by them.
     """
     hidden = [torch.zeros(0, sae.d_model, device=device), *(states[1:].float() for states, _ in texts)]
     images = [torch.zeros(0, dtype=torch.bool), *(is_image[1:] for _, is_image in texts)]

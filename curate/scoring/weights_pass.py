@@ -1,30 +1,20 @@
 """The first pass: feature weights from a sample of the data."""
 
+import contextlib
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from curate.errors import ConfigurationError
+from curate.errors import ConfigurationError, NonFinite, OutOfMemory
 from curate.metrics.parameters import MetricParameters
 from curate.metrics.weights import FeatureWeights, Places, TopTokens, feature_weights
 from curate.models.family import CutModel
-from curate.models.packing import pack
 from curate.sae.dictionary import Dictionary
 from curate.sae.firing import activation_blocks
+from curate.scoring.hidden import hidden_alone
 from curate.scoring.prepare import Prepared
-
-
-@torch.inference_mode()
-def hidden_alone(model: CutModel, sample: Prepared) -> Float[Tensor, "tokens d_model"] | None:
-    """The hidden states of a sample's scored text, or None if they are not finite.
-
-    It runs alone, so that weights do not depend on the batch size: which of two nearly equal tokens is among the K
-    strongest may move a weight by any amount.
-    """
-    hidden = model.hidden_states(pack([sample.inputs]))
-    return hidden if bool(hidden.isfinite().all()) else None
 
 
 class WeightsPass:
@@ -54,9 +44,9 @@ class WeightsPass:
 
     @torch.inference_mode()
     def add(self, sample: Prepared) -> None:
-        """Run a sample through the model and keep what is strongest; skip it if its hidden states are not finite."""
-        if (hidden := hidden_alone(self.model, sample)) is not None:
-            self.take(sample, hidden)
+        """Run a sample through the model and keep what is strongest; skip it if it has no hidden states to use."""
+        with contextlib.suppress(NonFinite, OutOfMemory):
+            self.take(sample, hidden_alone(self.model.hidden_states, sample.inputs))
 
     @torch.inference_mode()
     def take(self, sample: Prepared, hidden: Float[Tensor, "tokens d_model"]) -> None:

@@ -1,12 +1,16 @@
 """Studies through SAEs whose configs leave the activation scale open: measured on the first images, or refused."""
 
 import pytest
+import torch
 
 from curate.datasets.labelled import LabelledSpec, open_labelled
 from curate.errors import ConfigurationError
 from curate.interpret.features import FeaturesJob, features, plan
-from curate.interpret.study import look_at, with_scales
+from curate.interpret.scales import with_scales
+from curate.interpret.study import look_at
 from curate.models import ModelSpec
+from curate.models.loading import Cut
+from curate.scoring.fit import READING_SAMPLES
 from tests.command import curate, refused
 from tests.pipeline.test_first_pass import OPEN, SCALE, far_off, sae_folder, unfolded
 
@@ -23,6 +27,24 @@ def test_open_scales_are_measured_and_others_are_left_alone(tmp_path):
     assert ["as measured" in " ".join(subject.pairs[name].notes) for name in ("demo", folded, other)] == [
         *(False, True, True)
     ]
+
+
+@pytest.mark.parametrize("error", ["NaN", "memory"])
+def test_images_without_hidden_states_to_use_are_skipped(tmp_path, monkeypatch, error):
+    real, calls = Cut.hidden_states_after, []
+
+    def sick(self, packed, layers):
+        calls.append(packed)
+        found = real(self, packed, layers)
+        if len(calls) == 2 and error == "memory":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return {layer: states * torch.nan if len(calls) == 2 else states for layer, states in found.items()}
+
+    monkeypatch.setattr(Cut, "hidden_states_after", sick)
+    sae = str(sae_folder(tmp_path / "sae", unfolded, **OPEN))
+    subject = with_scales(look_at(MODEL, [sae]), open_labelled(LabelledSpec.model_validate(IMAGES)))
+    assert len(calls) == READING_SAMPLES
+    assert subject.pairs[sae].sae.scale == pytest.approx(SCALE, rel=0.1)
 
 
 def test_a_study_through_a_folded_sae_is_that_of_the_demos(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,16 +21,17 @@ from curate.manifest.record import MANIFEST, RunRecord, read_record, read_sae
 from curate.manifest.weights import write_weights
 from curate.models import ModelSpec
 from curate.models.packing import pack
+from curate.pipeline import first_pass_actor
 from curate.pipeline import score as score_module
 from curate.pipeline.finish import _warnings
+from curate.pipeline.first_pass_actor import FirstPassActor
 from curate.pipeline.job import ScoreJob, plan
 from curate.pipeline.score import score
 from curate.sae.load import inspect_dictionary, load_dictionary
-from curate.scoring.fit import FIT_SAMPLES
+from curate.scoring.fit import FIT_SAMPLES, READING_SAMPLES, spread
 from curate.scoring.parameters import ScoringParameters
 from curate.storage import location
 from tests import oracle
-from tests.conftest import prepared
 from tests.pipeline.small import write_data
 
 N = 40
@@ -58,11 +60,11 @@ def far_off(tensors):
 OPEN = {"normalize_activations": "expected_average_only_in"}
 
 
-def run(folder: Path, sae: Path | str = "demo", **options) -> RunRecord:
+def run(folder: Path, sae: Path | str = "demo", report=lambda step: None, **options) -> RunRecord:
     parameters = ScoringParameters(weight_samples=N, **options.pop("parameters", {}))
     arguments = {"output": str(folder), "dataset": DatasetSpec(limit=N), "model": ModelSpec(name="demo")}
     job = ScoreJob(**{**arguments, "sae": str(sae), "parameters": parameters, **options})
-    return score(job, lambda step: None, lambda plan, rows: None)
+    return score(job, report, lambda plan, rows: None)
 
 
 def scores(folder: Path, name: str = "cosine") -> np.ndarray:
@@ -76,11 +78,11 @@ def plain(tmp_path_factory) -> Path:
     return folder
 
 
-def test_the_fit_of_a_run_is_that_of_an_own_computation(scored_run, demo_builder):
+def test_the_fit_of_a_run_is_that_of_an_own_computation(scored_run, demo_prepared):
     fit = read_record(scored_run).sae
     assert fit is not None
-    samples = prepared(DatasetSpec(limit=FIT_SAMPLES), demo_builder)
-    inputs = [sample.inputs for sample in samples]
+    # From all over the run's 200 samples.
+    inputs = [demo_prepared[index * 200 // FIT_SAMPLES].inputs for index in range(FIT_SAMPLES)]
     hidden = oracle.full_hidden_states(demo.MODEL, inputs, demo.HOOK_LAYER)
     weights = {name: value.double().numpy() for name, value in load_file(demo.SAE / "sae_weights.safetensors").items()}
     x = np.concatenate([states[1:] for states in hidden])
@@ -98,8 +100,11 @@ def test_the_fit_of_a_run_is_that_of_an_own_computation(scored_run, demo_builder
 
 
 def test_what_is_folded_is_read_as_it_is_and_remembered(tmp_path, plain, monkeypatch):
-    sae = sae_folder(tmp_path / "sae", **OPEN)
-    record = run(tmp_path / "run", sae)
+    sae, steps = sae_folder(tmp_path / "sae", **OPEN), []
+    record = run(tmp_path / "run", sae, steps.append)
+    told = [(step.done, step.total) for step in steps if step.stage == "reading"]
+    assert len(told) > 1
+    assert told[-1] == (READING_SAMPLES, READING_SAMPLES)
     assert record.sae is not None
     assert record.sae.scale == 1.0
     assert record.sae.reading in record.notes
@@ -152,6 +157,31 @@ def test_what_is_not_folded_is_read_with_the_data_s_own_scale(tmp_path, plain):
     np.testing.assert_allclose(scores(tmp_path / "told")[sure], scores(plain)[sure], atol=1e-4)
 
 
+def test_weights_that_do_not_say_the_scale_are_taken(tmp_path):
+    """As they were written before SAEs could leave it open."""
+
+    def without_scale(folder: Path) -> None:
+        path = folder / "weights" / "feature_weights.json"
+        record = json.loads(path.read_text())
+        del record["sae_scale"]
+        path.write_text(json.dumps(record))
+
+    sae = sae_folder(tmp_path / "sae", unfolded, **OPEN)
+    measured = run(tmp_path / "measured", sae)
+    assert measured.sae is not None
+    without_scale(tmp_path / "measured")
+    # An open scale is then measured, and whoever explains the run takes that of its record.
+    again = run(tmp_path / "again", sae, weights=str(tmp_path / "measured"))
+    assert (again.sae, again.hashes.weights) == (measured.sae, measured.hashes.weights)
+    info = replace(inspect_dictionary(str(sae)), scale=measured.sae.scale)
+    opened = open_run(location(str(tmp_path / "measured"))).scorer.dictionary
+    assert opened.weight.equal(load_dictionary(info).weight)
+    (sae / "activation_scaler.json").write_text(json.dumps({"scaling_factor": SCALE}))
+    told = run(tmp_path / "told", sae)
+    without_scale(tmp_path / "told")
+    assert run(tmp_path / "more", sae, weights=str(tmp_path / "told")).hashes.weights == told.hashes.weights
+
+
 def test_random_weights_are_refused_with_both_figures_before_anything_is_scored(tmp_path):
     def random(tensors):
         generator = torch.Generator().manual_seed(0)
@@ -194,7 +224,7 @@ def test_a_reconstruction_that_is_not_finite_is_refused(tmp_path):
     def huge(tensors):
         return {**tensors, "W_dec": tensors["W_dec"] * (3e38 / tensors["W_dec"].abs().max())}
 
-    with pytest.raises(ConfigurationError, match="tokens is NaN or infinite"):
+    with pytest.raises(ConfigurationError, match="of each of 40 samples is NaN or infinite: take another"):
         run(tmp_path / "run", sae_folder(tmp_path / "sae", huge))
     assert read_ledger(location(str(tmp_path / "run"))) == {}
 
@@ -222,7 +252,7 @@ def test_a_reading_takes_the_samples_that_can_be_read(tmp_path):
     sae = sae_folder(tmp_path / "sae", **OPEN)
     assert run(tmp_path / "run", sae, **options).counts.scored == 4
     (data / "data.jsonl").write_text("\n".join(broken) + "\n")
-    with pytest.raises(ConfigurationError, match="none of 36 samples can be read to measure it on"):
+    with pytest.raises(ConfigurationError, match=r"none of 36 samples can be read to measure it on: .*none\.png"):
         run(tmp_path / "none", sae, **options)
 
 
@@ -252,9 +282,25 @@ def test_one_modality_is_enough_for_a_poor_fit(tmp_path, demo_cut, demo_prepared
 
 
 @pytest.mark.parametrize("metric", ["length", "ifd"])
-def test_an_open_scale_is_measured_for_metrics_that_need_no_sae_too(tmp_path, metric):
-    record = run(tmp_path / "run", sae_folder(tmp_path / "sae", **OPEN), parameters={"metrics": (metric,)})
-    assert record.counts.scored == N
+def test_metrics_that_read_no_activations_are_not_stopped_by_the_sae(tmp_path, metric):
+    record = run(tmp_path / "run", sae_folder(tmp_path / "sae", far_off, **OPEN), parameters={"metrics": (metric,)})
+    assert (record.counts.scored, record.sae, set(record.timings)) == (N, None, {"score", "rank"})
+
+
+def test_a_reading_is_tried_on_samples_from_all_over_the_data(tmp_path, demo_prepared, demo_cut, monkeypatch):
+    sae = sae_folder(tmp_path / "sae", **OPEN)
+    whole = plan(ScoreJob(output=str(tmp_path / "run"), dataset=DatasetSpec(limit=200), sae=str(sae)))
+    tried: list[list] = []
+    monkeypatch.setattr(first_pass_actor, "reading_of", lambda sae, texts, device: tried.append(texts))
+    actor_class = FirstPassActor.__ray_metadata__.modified_class  # type: ignore[attr-defined]
+    # The pass for the fit alone tries the same.
+    for dataset in (whole.dataset, replace(whole.dataset, rows=spread(whole.dataset.rows, FIT_SAMPLES))):
+        actor_class(whole, dataset, False).read_sae()
+    for texts in tried:
+        assert len(texts) == READING_SAMPLES
+        for index, (hidden, _) in enumerate(texts):
+            expected = demo_prepared[index * 200 // READING_SAMPLES].inputs
+            assert hidden.equal(demo_cut.hidden_states(pack([expected])))
 
 
 def test_a_run_without_feature_weights_knows_its_fit_too(tmp_path):
@@ -299,9 +345,9 @@ def test_warnings_need_more_than_nine_tenths_without_weight():
     class Weights:
         features, features_without_weight = 100, 90
 
-    assert _warnings("cosine", False, Weights) == []
+    assert _warnings("cosine", False, Weights, None) == []
     Weights.features_without_weight = 91
-    assert len(_warnings("cosine", False, Weights)) == 1
+    assert len(_warnings("cosine", False, Weights, None)) == 1
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])

@@ -61,7 +61,7 @@ def test_where_no_sample_was_scored_the_cost_is_computed(demo_plan):
     assert lines["memory"][1].endswith("on cpu, without a full batch")
     assert "time" not in lines
     number = r"\d+\.\d\d"
-    devices = rf"{number} on A100, {number} on H100, {number} on H200 \(at 2 an hour {number}, {number}, {number}\)"
+    devices = rf"{number} on A100, {number} on H100, {number} on H200 \({number}, {number} and {number} at 2 an hour\)"
     assert re.fullmatch(
         rf"1,000 samples: {devices}; 40,000 samples: {devices}; of 1,200 tokens each, at 40% of a device's peak, not "
         "measured",
@@ -126,6 +126,12 @@ def test_cost_is_gpu_hours_times_price(demo_plan):
 )
 def test_numbers_are_said_whole(number, said):
     assert counted(number, "node") == said
+
+
+def test_samples_that_cannot_be_prepared_are_to_be_fixed_first(demo_plan):
+    state, text = tried(demo_plan, Outcome(replace(SCORED, unfit=("no image", "no text"))))["throughput"]
+    assert state == "warn"
+    assert text.endswith("; 2 of 18 samples would be quarantined; fix these first: no image")
 
 
 def test_actors_that_would_wait_are_told_of(demo_plan):

@@ -1,15 +1,20 @@
 """A trial says what it does, works on few samples, and is stopped at its limit."""
 
+import weakref
 from dataclasses import replace
+from itertools import chain, repeat
 
 import pytest
 import torch
 
 from curate.datasets import DatasetSpec
+from curate.pipeline import probe as probe_module
 from curate.pipeline.connection import connected
 from curate.pipeline.job import ScoreJob, plan
-from curate.pipeline.probe import probe
+from curate.pipeline.probe import Memory, probe
 from curate.pipeline.trial import Limits, run_trial
+from curate.scoring.parameters import ScoringParameters
+from tests.pipeline.test_first_pass import OPEN, sae_folder
 
 
 @pytest.fixture
@@ -24,6 +29,36 @@ def test_few_samples_are_enough(demo_plan, samples):
     assert min(whole.score_seconds, whole.weights_seconds, whole.load_seconds, whole.pictures) > 0
     weighed = [step.doing for step in steps if step.doing.startswith("weighing")]
     assert weighed == [f"weighing features on sample {number} of {samples}" for number in range(1, samples + 1)]
+
+
+def test_no_more_is_in_memory_than_an_actor_has(tmp_path):
+    """Both an open scale and a metric of likelihood: three models in turn, each gone before the next is loaded."""
+    sae = str(sae_folder(tmp_path / "sae", **OPEN))
+    parameters = ScoringParameters(metrics=("cosine", "ifd"))
+    found = plan(ScoreJob(output=str(tmp_path / "run"), dataset=DatasetSpec(limit=40), sae=sae, parameters=parameters))
+    loaded: list[weakref.ref] = []
+
+    def alone(load):
+        def load_alone(*arguments):
+            assert [ref for ref in loaded if ref() is not None] == []
+            loaded.append(weakref.ref(model := load(*arguments)))
+            return model
+
+        return load_alone
+
+    family = found.model.family
+    family = replace(family, load_model=alone(family.load_model), load_whole=alone(family.load_whole))
+    *_, whole = probe(replace(found, model=replace(found.model, family=family)), range(3), actors_here=1)
+    assert len(loaded) == 3
+    assert whole.sae is not None
+    assert min(whole.score_seconds, whole.weights_seconds) > 0
+
+
+def test_the_highest_peak_of_all_models_counts(demo_plan, monkeypatch):
+    peaks = chain([1, 1, 9], repeat(2))
+    monkeypatch.setattr(probe_module, "_memory", lambda *_: [Memory("cpu", next(peaks), 10**12)])
+    *_, whole = probe(demo_plan, range(2), actors_here=1)
+    assert whole.memory == (Memory("cpu", 9, 10**12),)
 
 
 def test_the_model_computes_with_the_threads_of_an_actor(demo_plan):

@@ -152,13 +152,14 @@ def test_either_modality_alone_decides(saes, unseen, kind, state):
         assert (found.taken, len(found.unexplained)) == (state, 1)
 
 
-def refused(info, hidden, is_image) -> str:
-    with pytest.raises(ConfigurationError, match="cannot be told: neither reading clearly") as caught:
+def refused(info, hidden, is_image, why="neither reading clearly") -> str:
+    with pytest.raises(ConfigurationError, match=f"cannot be told: {why}") as caught:
         measure_reading(info, hidden, is_image)
     message = str(caught.value)
     # Both figures of both modalities, and what to do.
     assert message.count(" if folded") == message.count("if not") == 2
     assert "activation_scaler.json" in message
+    assert message.endswith("start its runs anew with --overwrite")
     return message
 
 
@@ -278,7 +279,7 @@ def test_modalities_that_contradict_each_other_are_refused(unseen, saes, monkeyp
     verdicts = iter(["folded", "unfolded"])
     monkeypatch.setattr(module, "_verdict", lambda _: next(verdicts))
     info = inspect_dictionary(str(saes / "standard-folded"))
-    refused(info, *unseen)
+    refused(info, *unseen, "text tokens say folded and image tokens say unfolded")
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ from curate.interpret.patches.job import OURS, RECORD, ROWS, WEIGHTS, PatchesPla
 from curate.interpret.patches.masks import mask, masked_pixels, n_kept, patches_with_pixels
 from curate.interpret.patches.results import ImageRow, Outcome, PatchesRecord, UsedWeights, found
 from curate.interpret.patches.scores import Method, patch_scores, ranked
-from curate.interpret.study import LeftOut, study_folder, with_scales
+from curate.interpret.scales import with_scales
+from curate.interpret.study import LeftOut, study_folder
 from curate.manifest.atomic import write_text
 from curate.manifest.journal import append, cut_torn_line
 from curate.manifest.weights import WEIGHTS_RECORD, read_weights, write_weights

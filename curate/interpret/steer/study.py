@@ -12,12 +12,13 @@ from curate import __version__
 from curate.errors import DataError, NonFinite, RunStopped, SampleError
 from curate.evaluation.benches.folder import read_rows
 from curate.interpret.intervals import wilson
+from curate.interpret.scales import with_scales
 from curate.interpret.steer.concept import named, naming_tokens
 from curate.interpret.steer.effects import effects, finding
 from curate.interpret.steer.job import ANSWERS, OURS, RECORD, UNEDITED, WHAT, SteerPlan
 from curate.interpret.steer.record import Answer, SteerRecord, Unedited, Unit
 from curate.interpret.steer.speaker import Speaker, enough_memory, fired, load_speaker, measured
-from curate.interpret.study import LeftOut, Report, study_folder, with_scales
+from curate.interpret.study import LeftOut, Report, study_folder
 from curate.manifest.atomic import write_text
 from curate.manifest.journal import append, cut_torn_line, replace
 from curate.models.inputs import ModelInputs

@@ -22,7 +22,7 @@ def provenance(record: RunRecord) -> Iterator[tuple[str, str]]:
     yield "SAE hash", record.hashes.sae
     if (sae := record.sae) is not None:
         yield "SAE's licence", sae.licence or "not known"
-        yield "SAE's fit", f"explains {sae.summary}, in {sae.samples:,} samples"
+        yield "SAE's fit", sae.summary
         yield "SAE's activation scale", sae.reading or f"{sae.scale:g}"
         yield "units of activations", sae.units
     yield "hook layer", str(record.hook_layer)
