@@ -18,6 +18,7 @@ from curate.pipeline.meter import Meter, Work
 from curate.pipeline.transport import batch_from_bytes
 from curate.pipeline.watch import deadline
 from curate.pipeline.workers import BATCH, Failure, attempt, check, from_bytes, load_cut
+from curate.sae.dictionary import SCALE_IS_OPEN
 from curate.sae.load import load_dictionary
 from curate.sae.quality import Quality
 from curate.sae.reading import Reading
@@ -77,7 +78,7 @@ class FirstPassActor:
         self._put_down()
         if not texts:
             raise ConfigurationError(
-                f"--sae {job.sae}: its config leaves open whether its activation scale is folded, and none of "
+                f"--sae {job.sae}: {SCALE_IS_OPEN}, and none of "
                 f"{len(self.dataset):,} samples can be read to measure it on: {'; '.join(dict.fromkeys(reasons[:3]))}"
             )
         return reading_of(dictionary_here(self.plan), texts, self.plan.device)
