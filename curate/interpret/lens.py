@@ -1,4 +1,4 @@
-"""A model and a dictionary, loaded, to look at samples through: those of a run, or any."""
+"""A model and an SAE, loaded, to look at samples through: those of a run, or any."""
 
 from bisect import bisect_left
 from dataclasses import dataclass, replace
@@ -24,10 +24,10 @@ from curate.scoring.scorer import Scorer
 
 @dataclass(frozen=True)
 class Lens:
-    """A model and a dictionary, loaded, with the parameters and feature weights of scoring.
+    """A model and an SAE, loaded, with the parameters and feature weights of scoring.
 
     Attributes:
-        notes: what a reader should know of the dictionary.
+        notes: what a reader should know of the SAE.
         run, record, dataset: of the run whose they are; None where they are of none.
     """
 
@@ -53,7 +53,7 @@ def open_lens(
     allow_model_mismatch: bool = False,
     **of_run: Any,
 ) -> Lens:
-    """Load a model up to its hook layer, and a dictionary.
+    """Load a model up to its hook layer, and an SAE.
 
     Args:
         weights: a folder of feature weights, or a run with such.
@@ -80,6 +80,11 @@ def open_lens(
         measured = record.sae.scale
     if sae_info.scale is None:
         sae_info = replace(sae_info, scale=measured)
+        if measured is None and record is not None:
+            raise ConfigurationError(
+                f"{of_run['run']}: {', '.join(record.metrics)} read no activations, so the activation scale of its SAE "
+                "was not measured; score again with --metric cosine"
+            )
     known_scale(sae_info)
     cut = pair.model.family.load_model(pair.model, pair.hook_layer, dtype, device)
     scorer = Scorer(cut, load_dictionary(sae_info, device), parameters, weight)

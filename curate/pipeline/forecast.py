@@ -166,7 +166,7 @@ def _throughput(measured: Probe, workers: int, time_needed: Estimate, stopped: s
         bad = f"{len(measured.unfit)} of {len(measured.unfit) + measured.samples} samples would be quarantined"
         return Finding("throughput", "warn", f"{what}; {bad}; fix these first: {measured.unfit[0]}", numbers)
     if time_needed.actors_wait:
-        more = f"the actors wait for their {workers} workers: give more CPUs and --prepare-workers"
+        more = f"the actors wait for {counted(workers, 'worker')}: give more CPUs and --prepare-workers"
         return Finding("throughput", "warn", f"{what}; {more}", numbers)
     return Finding("throughput", "ok", what, numbers)
 

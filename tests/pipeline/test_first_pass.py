@@ -285,6 +285,9 @@ def test_one_modality_is_enough_for_a_poor_fit(tmp_path, demo_cut, demo_prepared
 def test_metrics_that_read_no_activations_are_not_stopped_by_the_sae(tmp_path, metric):
     record = run(tmp_path / "run", sae_folder(tmp_path / "sae", far_off, **OPEN), parameters={"metrics": (metric,)})
     assert (record.counts.scored, record.sae, set(record.timings)) == (N, None, {"score", "rank"})
+    # Nothing was measured that `curate explain` could open the SAE by.
+    with pytest.raises(ConfigurationError, match=f"/run: {metric} read no activations.*--metric cosine$"):
+        open_run(location(str(tmp_path / "run")))
 
 
 def test_a_reading_is_tried_on_samples_from_all_over_the_data(tmp_path, demo_prepared, demo_cut, monkeypatch):

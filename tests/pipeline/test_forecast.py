@@ -139,4 +139,4 @@ def test_actors_that_would_wait_are_told_of(demo_plan):
     time_needed = estimate(demo_plan, measured, 10, 2, None)
     finding = forecast._throughput(measured, 2, time_needed)
     assert finding.state == "warn"
-    assert "the actors wait for their 2 workers" in finding.text
+    assert "the actors wait for 2 workers" in finding.text
