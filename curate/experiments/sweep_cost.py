@@ -9,6 +9,7 @@ from curate.evaluation.job import Generation
 from curate.experiments.sweep_job import SweepJob, SweepPlan, choices, n_trainings
 from curate.models.family import ModelInfo
 from curate.pipeline.cost import DEVICES, UTILISATION
+from curate.scoring.fit import spread
 from curate.training.job import Method, TuningParameters, footprint, n_steps, n_validated, samples_in_a_step
 
 PEAK = next(device.bfloat16 for device in DEVICES if device.name == "H100")  # operations a second
@@ -99,15 +100,15 @@ def training_passes(p: TuningParameters, workers: int, method: Method, samples: 
 
 
 def mean_lengths(model: ModelInfo, spec: DatasetSpec) -> Lengths:
-    """Mean lengths of samples from all over the data; those that cannot be read are passed over.
+    """Mean lengths of samples from all over the data; those that cannot be read are skipped.
 
     Raises:
         DataError: none can be read.
     """
     dataset, builder = open_dataset(spec), model.family.load_builder(model)
-    count = min(_SAMPLES_LOOKED_AT, len(dataset))
+    positions = spread(range(len(dataset)), _SAMPLES_LOOKED_AT)
     found: list[Lengths] = []
-    for _, sample in dataset.samples([index * len(dataset) // count for index in range(count)]):
+    for _, sample in dataset.samples(positions):
         if isinstance(sample, SampleError):
             continue
         try:
@@ -119,7 +120,9 @@ def mean_lengths(model: ModelInfo, spec: DatasetSpec) -> Lengths:
             continue
         found.append(Lengths(*both))
     if not found:
-        raise DataError(f"none of {count} samples of {dataset.name} fits {model.name}, so nothing says what it costs")
+        raise DataError(
+            f"none of {len(positions)} samples of {dataset.name} fits {model.name}, so nothing says what it costs"
+        )
     return Lengths(*(sum(column) / len(found) for column in zip(*found, strict=True)))
 
 

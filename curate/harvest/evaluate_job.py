@@ -21,7 +21,7 @@ from curate.sae.load import inspect_dictionary
 from curate.storage import Location, absolute, absolute_if_there
 
 ROWS = 200
-# Of the demo world. Its SAEs learn from that of 1,000,003, and `curate score` ranks that of 0.
+# The demo world of this seed is evaluated. SAEs learn from seed 1,000,003, and `curate score` ranks seed 0.
 HELD_OUT_SEED = 2_000_003
 RESULT, PICTURE = "evaluation.json", "evaluation.svg"
 

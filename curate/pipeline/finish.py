@@ -78,7 +78,7 @@ def _standing_record(session: Session) -> RunRecord | None:
 
 
 def _record(session: Session, totals: Totals, weights: WeightsRecord | None) -> RunRecord:
-    the_plan, run, job = session.plan, session.run, session.plan.job
+    plan, run, job = session.plan, session.run, session.plan.job
     parameters = job.parameters
     names: dict[str, int | None] = {MANIFEST: totals.scored, QUARANTINE: totals.quarantined}
     if weights is not None:
@@ -86,35 +86,35 @@ def _record(session: Session, totals: Totals, weights: WeightsRecord | None) -> 
     read = totals.scored + totals.quarantined
     return RunRecord(
         package_version=__version__,
-        status="complete" if read == len(the_plan.dataset) else "stopped",
+        status="complete" if read == len(plan.dataset) else "stopped",
         started=session.started,
         arguments=job.model_dump(mode="json"),
         metrics=list(parameters.columns),
         hashes=Hashes(
-            dataset=the_plan.dataset_sha256,
-            model=the_plan.model.sha256,
-            sae=the_plan.sae.sha256,
+            dataset=plan.dataset_sha256,
+            model=plan.model.sha256,
+            sae=plan.sae.sha256,
             weights=None if weights is None else weights.sha256,
         ),
-        hook_layer=the_plan.hook_layer,
+        hook_layer=plan.hook_layer,
         delta=parameters.bound,
         top_k=parameters.top_k,
-        batch_size=parameters.tokens_per_pass(the_plan.device),
+        batch_size=parameters.tokens_per_pass(plan.device),
         device=session.device,
-        dtype=str(the_plan.dtype).removeprefix("torch."),
+        dtype=str(plan.dtype).removeprefix("torch."),
         versions=versions("ray", "pyarrow"),
         counts=Counts(
-            selected=len(the_plan.dataset),
+            selected=len(plan.dataset),
             read=read,
             **vars(totals),
-            features=the_plan.sae.d_sae,
+            features=plan.sae.d_sae,
             features_without_weight=None if weights is None else weights.features_without_weight,
         ),
         timings=session.timings,
         throughput=session.throughput,
         sae=session.sae,
         warnings=_warnings(parameters.columns[0], _alike(run), weights, session.sae),
-        notes=[*the_plan.notes, *filter(None, [session.sae and session.sae.reading]), *session.notes],
+        notes=[*plan.notes, *filter(None, [session.sae and session.sae.reading]), *session.notes],
         shards=ShardsRecord(
             count=len(session.shards),
             kept=len(session.shards) - len(session.written),

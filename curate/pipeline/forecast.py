@@ -20,7 +20,7 @@ from curate.pipeline.probe import Probe
 from curate.pipeline.resources import Amounts
 from curate.pipeline.trial import Outcome
 
-# Of the data that the paper ranks; computed costs are said for as many, too.
+# The paper ranks about this many; computed costs name them beside the run's own.
 PAPER_SAMPLES = 40_000
 # Above these, warn: longer samples need more memory, and others use the store too.
 _MEMORY_SHARE, _STORE_SHARE = 0.9, 0.5

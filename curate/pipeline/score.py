@@ -16,7 +16,8 @@ from curate.pipeline.cluster import device_name, local_or_remote_ray
 from curate.pipeline.finish import finish
 from curate.pipeline.first_pass import copy_weights, first_pass
 from curate.pipeline.folder import check_output, differs, open_folder, sound_shards
-from curate.pipeline.job import Plan, ScoreJob, inputs, plan
+from curate.pipeline.job import Plan, ScoreJob, inputs
+from curate.pipeline.job import plan as make_plan
 from curate.pipeline.meter import Work, throughput
 from curate.pipeline.session import SAME_COMMAND, Progress, Report, Session, resumable
 from curate.pipeline.stream import Arrived, Range, score_ranges
@@ -47,25 +48,25 @@ def score(
     """
     run = location(job.output)
     check_output(run, overwrite)
-    the_plan = plan(job, overwrite)
-    wanted = inputs(the_plan)
+    plan = make_plan(job, overwrite)
+    wanted = inputs(plan)
     go_on = go_on or f"curate score --resume {run}{' --allow-poor-fit' if job.allow_poor_fit else ''}"
     with locked(run), resumable(go_on):
         check_output(run, overwrite)  # hashing may have taken hours
         begun = open_folder(run, wanted, overwrite)
         if sae is not None:
             write_sae(run, sae)
-        shards, notes = sound_shards(the_plan, run, begun, report)
-        step, total = job.shard_rows, len(the_plan.dataset)
+        shards, notes = sound_shards(plan, run, begun, report)
+        step, total = job.shard_rows, len(plan.dataset)
         budget = math.floor(job.max_error_rate * total + 1e-9)  # 29 of 100 are not more than 0.29
-        session = Session(the_plan, run, shards, report, budget, go_on, notes)
-        announce(the_plan, session.rows)
+        session = Session(plan, run, shards, report, budget, go_on, notes)
+        announce(plan, session.rows)
         ranges = [(start, min(start + step, total)) for start in range(0, total, step) if start not in shards]
 
         def write(whole: Range, rows: pa.Table, weights: str | None) -> None:
-            session.put(commit(run, *whole, rows, weights, the_plan.dataset.stamp()))
+            session.put(commit(run, *whole, rows, weights, plan.dataset.stamp()))
 
-        return execute(session, the_plan.dataset, ranges, write)
+        return execute(session, plan.dataset, ranges, write)
 
 
 def execute(

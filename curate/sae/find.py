@@ -58,8 +58,7 @@ def find(name: str) -> tuple[Source, KnownSAE | None]:
         return _beside(name, str(path.absolute())), None
     if (known := named(name)) is not None:
         entry, layer = known
-        overrides = _deciding(entry.overrides)
-        listed = Source(name, path, entry.repo, entry.folder_of(layer), overrides, entry.scales.get(layer))
+        listed = Source(name, path, entry.repo, entry.folder_of(layer), _deciding(entry.overrides))
         return _fetched(listed, entry.revision), entry
     short, _, rest = name.partition(":")
     if rest and "/" not in short:
@@ -150,7 +149,7 @@ def _fetched(source: Source, revision: str | None) -> Source:
         there = folders_with_saes(listed_files(repo, "model", root, revision))
         has = f"it has {_some(folder, there)}" if there else "nor anywhere else that is known here"
         raise ConfigurationError(f"--sae {source.name}: {repo} has no SAE in {where}; {has}")
-    return Source(source.name, found, repo, folder, source.overrides, source.scale)
+    return Source(source.name, found, repo, folder, source.overrides)
 
 
 def _without_weights(path: str) -> str:

@@ -58,11 +58,9 @@ class KnownSAE(BaseModel):
         default=None, gt=0, description="Download of one layer, to the digits published; null where it is not known."
     )
     overrides: dict[str, JsonValue] = Field(
-        default={}, description="Entries of its config that sae_lens's registry replaces when it reads this SAE."
-    )
-    scales: dict[int, float] = Field(
         default={},
-        description="Activation scale by layer, where the SAE's files at `revision` have none.",
+        description="Entries of its config that are wrong or leave something open, and what they should be; sae_lens's "
+        "registry lists the same.",
     )
     default_for: tuple[str, ...] = Field(
         default=(), description="Models for which it is taken when --sae is not given, as hub ids."
@@ -83,10 +81,6 @@ class KnownSAE(BaseModel):
             raise ValueError(f"{self.name}: layers must ascend")
         if len(self.parts) != ("{part}" in self.folder) * len(self.layers):
             raise ValueError(f"{self.name}: parts must be one for each layer, and none where folder has no {{part}}")
-        if unknown := set(self.scales) - set(self.layers):
-            raise ValueError(f"{self.name}: scales for layers that it does not have: {sorted(unknown)}")
-        if self.scales and self.revision is None:
-            raise ValueError(f"{self.name}: scales without the revision that they are of")
         if missing := set(self.default_for) - set(self.models):
             raise ValueError(f"{self.name}: default for {', '.join(missing)}, which it does not list in models")
         return self

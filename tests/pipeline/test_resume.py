@@ -268,7 +268,7 @@ def test_files_that_come_while_the_data_are_read_are_not_removed(tmp_path, copy,
         (tmp_path / "out" / "thesis.txt").write_text("mine")
         return plan(*arguments)
 
-    monkeypatch.setattr(score_module, "plan", plan_slowly)
+    monkeypatch.setattr(score_module, "make_plan", plan_slowly)
     with pytest.raises(ConfigurationError, match="holds other files"):
         run(job(tmp_path / "out", copy / "data"))
     assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"

@@ -310,12 +310,12 @@ def test_a_listed_name_that_cannot_be_fetched_is_told_its_repository_and_nothing
 # The table of known SAEs
 
 
-def test_a_known_name_stands_for_its_repository_folder_revision_and_scale(hub, monkeypatch):
+def test_a_known_name_stands_for_its_repository_folder_and_revision(hub, monkeypatch):
     entry = KnownSAE.model_validate(
         {
             **{"name": "mine", "repo": "someone/saes", "folder": "layer_{layer}", "revision": "1" * 40},
             **{"format": "sae_lens", "models": ("a", "b"), "layers": (3, 5), "d_sae": 64, "architecture": "standard"},
-            **{"trained_on": "text", "licence": "MIT", "scales": {3: 0.5, 5: 0.25}},
+            **{"trained_on": "text", "licence": "MIT", "overrides": {"normalize_activations": "none"}},
         }
     )
     monkeypatch.setattr(known, "known_sae", lambda name: entry if name == "mine" else None)
@@ -323,8 +323,9 @@ def test_a_known_name_stands_for_its_repository_folder_revision_and_scale(hub, m
     for layer in (3, 5):
         old(snapshot / f"layer_{layer}", normalize_activations="expected_average_only_in")
     info = inspect_dictionary("mine:5")
-    assert (info.path, info.scale) == (snapshot / "layer_5", 0.25)
-    assert "that is listed for it" in info.notes[-2]
+    # Known to be folded, so that nothing is tried.
+    assert (info.path, info.scale) == (snapshot / "layer_5", 1.0)
+    assert "as listed for this release" in info.notes[-2]
     assert (info.fits, info.licence, info.name) == (("a", "b"), "MIT", "mine:5")
     assert "published under MIT" in info.notes[-1]
     assert inspect_dictionary("mine:3").path == snapshot / "layer_3"

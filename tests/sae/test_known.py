@@ -84,8 +84,6 @@ def test_it_is_what_the_registry_lists(sae, registry):
         # Releases are called by full names or by sae_lens's short ones, which leave out the owner and the version.
         assert sae.models[0].lower().startswith(release["model"].lower()) or release["model"] in sae.models[0].lower()
         assert sae.overrides == release.get("config_overrides", {})
-        if sae.revision is not None and sae.format != "llama_scope":  # whose files hold the scale
-            assert sae.scales.get(layer) == entry.get("norm_scaling_factor")
         number = re.search(r"\d+", entry["id"])
         assert number is not None
         assert int(number[0]) - entry["id"].endswith("resid_pre") == layer
@@ -132,8 +130,6 @@ def test_an_sae_is_named_with_its_layer_where_it_has_several():
         ({"layers": [3, 2]}, "layers must ascend"),
         ({"layers": [2, 3], "parts": [1], "folder": "{part}"}, "parts must be one for each layer"),
         ({"parts": [1]}, "parts must be one for each layer"),
-        ({"scales": {3: 1.0}}, "scales for layers"),
-        ({"scales": {2: 1.0}}, "scales without the revision"),
         ({"default_for": ["a/other"]}, "default for a/other"),
         ({"format": "pickle"}, "format"),
         ({"size": 3}, "size"),

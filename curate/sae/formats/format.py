@@ -33,7 +33,6 @@ class Source:
         folder: its folder in the repository. For a local folder, its absolute path: formats without a config read layer
             and width from it.
         overrides: entries of its config that sae_lens's registry, or curate's table, puts right.
-        scale: its activation scale, as curate's table lists it.
     """
 
     name: str
@@ -41,7 +40,6 @@ class Source:
     repo: str | None
     folder: str
     overrides: Mapping[str, object]
-    scale: float | None = None
 
 
 class TensorReader(Protocol):

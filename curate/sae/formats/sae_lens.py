@@ -140,8 +140,6 @@ def _scale(source: Source, normalize: str) -> tuple[float | None, tuple[str, ...
         return 1.0, ()
     if normalize != OPEN:
         raise ConfigurationError(f"--sae {name}: activations normalised by {normalize} cannot be read")
-    if source.scale is not None:
-        return source.scale, (f"folded the activation scale {source.scale:.6g} that is listed for it into the weights",)
     if not (source.path / SCALER).exists():
         return None, ()
     scale = number(source, f"scaling_factor in {SCALER}", read_json(source, SCALER).get("scaling_factor"))
