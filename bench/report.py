@@ -1,7 +1,7 @@
 """Time, memory and size of the report of a run: `python -m bench.report --rows 100000 1000000`.
 
 Scores are random but for the first metric, which falls with the row, so that it is known which samples are shown and
-looked at for copies: these are the demo world's, and their texts and images are read. Feature weights are random, of a
+looked at for copies: these are the demo world's, and their texts and images are read. Feature weights are random, of an
 SAE of 65,536 features. Each report is written by a process of its own, so that the peak memory is its own.
 """
 

@@ -70,9 +70,17 @@ def absolute(text: str) -> str:
     return text if "://" in text or text.startswith("${") else str(Path(text).absolute())
 
 
+def is_there(name: str) -> bool:
+    """Whether a name is that of a file or folder on this machine; one too long for a path is not."""
+    try:
+        return Path(name).exists()
+    except OSError:
+        return False
+
+
 def absolute_if_there(name: str) -> str:
     """What may be a path or a name of something else: made absolute if there is such a file or folder."""
-    return absolute(name) if Path(name).exists() else name
+    return absolute(name) if is_there(name) else name
 
 
 def local_path(path: UPath | Path) -> Path | None:

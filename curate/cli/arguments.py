@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 Job = TypeVar("Job", bound="BaseModel")
 
 DEMO = "demo"  # as data set and as model
+MODEL = "Model and SAE"  # panel of the help
 
 
 def folder(text: str) -> Any:
@@ -43,6 +44,18 @@ PrintJob = Annotated[
 DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Check all that this needs, estimate its time, and do nothing; see curate doctor."),
+]
+AllowModelMismatch = Annotated[
+    bool,
+    typer.Option("--allow-model-mismatch", help="Accept an SAE trained on another model.", rich_help_panel=MODEL),
+]
+AllowPoorFit = Annotated[
+    bool,
+    typer.Option(
+        "--allow-poor-fit",
+        help="Score even if the SAE reconstructs the data worse than their mean does.",
+        rich_help_panel=MODEL,
+    ),
 ]
 
 

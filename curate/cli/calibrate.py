@@ -4,9 +4,18 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from curate.cli.arguments import DryRun, PrintJob, only_described, validated, without_configured_for_demo
+from curate.cli.arguments import (
+    MODEL,
+    AllowModelMismatch,
+    AllowPoorFit,
+    DryRun,
+    PrintJob,
+    only_described,
+    validated,
+    without_configured_for_demo,
+)
 
-DATA, MODEL, METRICS, RESOURCES = "Data", "Model and SAE", "Metrics", "Resources"
+DATA, METRICS, RESOURCES = "Data", "Metrics", "Resources"
 
 
 def calibrate(
@@ -60,18 +69,8 @@ def calibrate(
     hook_layer: Annotated[
         int | None, typer.Option(help="Layer that the SAE reads, where its file does not say.", rich_help_panel=MODEL)
     ] = None,
-    allow_model_mismatch: Annotated[
-        bool,
-        typer.Option("--allow-model-mismatch", help="Accept an SAE trained on another model.", rich_help_panel=MODEL),
-    ] = False,
-    allow_poor_fit: Annotated[
-        bool,
-        typer.Option(
-            "--allow-poor-fit",
-            help="Score even if the SAE reconstructs the data worse than their mean does.",
-            rich_help_panel=MODEL,
-        ),
-    ] = False,
+    allow_model_mismatch: AllowModelMismatch = False,
+    allow_poor_fit: AllowPoorFit = False,
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Of the model.", rich_help_panel=MODEL)
     ] = "auto",

@@ -5,10 +5,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from curate.cli.arguments import folder, refuse
+from curate.cli.arguments import MODEL, AllowModelMismatch, folder, refuse
 from curate.errors import ConfigurationError
 
-SAMPLE, MODEL, OUTPUT = "Sample", "Model", "Output"
+SAMPLE, OUTPUT = "Sample", "Output"
 
 
 def explain(
@@ -52,10 +52,7 @@ def explain(
             help="Without a run: layer that the SAE reads, where its file does not say.", rich_help_panel=MODEL
         ),
     ] = None,
-    allow_model_mismatch: Annotated[
-        bool,
-        typer.Option("--allow-model-mismatch", help="Accept an SAE trained on another model.", rich_help_panel=MODEL),
-    ] = False,
+    allow_model_mismatch: AllowModelMismatch = False,
     weights: Annotated[
         Any | None,
         typer.Option(
@@ -64,7 +61,11 @@ def explain(
     ] = None,
     delta: Annotated[
         float | None,
-        typer.Option(help="Without a run: activation bound, 1.0 if not given.", min=0, rich_help_panel=MODEL),
+        typer.Option(
+            help="Without a run: activation bound; by default the SAE's, as in curate score.",
+            min=0,
+            rich_help_panel=MODEL,
+        ),
     ] = None,
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes a GPU if there is one.", rich_help_panel=MODEL)

@@ -7,21 +7,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from curate.cli.arguments import DryRun, PrintJob, folder, only_described, parts, refuse, validated
-from curate.cli.study import (
-    IMAGES,
-    AllowModelMismatch,
-    Classes,
-    Device,
-    Dtype,
-    HookLayer,
-    Model,
-    SAEs,
-    Sample,
-    Seed,
-    Split,
-    images_spec,
-)
+from curate.cli.arguments import AllowModelMismatch, DryRun, PrintJob, folder, only_described, parts, refuse, validated
+from curate.cli.study import IMAGES, Classes, Device, Dtype, HookLayer, Model, SAEs, Sample, Seed, Split, images_spec
 from curate.errors import ConfigurationError
 
 RUN_RECORD = "run-features.json"

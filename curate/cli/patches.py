@@ -4,22 +4,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from curate.cli.arguments import DryRun, PrintJob, only_described, parts, validated
-from curate.cli.study import (
-    MODEL,
-    SAE,
-    AllowModelMismatch,
-    Classes,
-    Device,
-    Dtype,
-    HookLayer,
-    Images,
-    Model,
-    Sample,
-    Seed,
-    Split,
-    images_spec,
-)
+from curate.cli.arguments import MODEL, AllowModelMismatch, DryRun, PrintJob, only_described, parts, validated
+from curate.cli.study import SAE, Classes, Device, Dtype, HookLayer, Images, Model, Sample, Seed, Split, images_spec
 
 MASKS, ANSWERS = "Masks", "Answers"
 

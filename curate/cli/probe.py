@@ -4,21 +4,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from curate.cli.arguments import DryRun, PrintJob, only_described, parts, validated
-from curate.cli.study import (
-    AllowModelMismatch,
-    Classes,
-    Device,
-    Dtype,
-    HookLayer,
-    Images,
-    Model,
-    SAEs,
-    Sample,
-    Seed,
-    Split,
-    images_spec,
-)
+from curate.cli.arguments import AllowModelMismatch, DryRun, PrintJob, only_described, parts, validated
+from curate.cli.study import Classes, Device, Dtype, HookLayer, Images, Model, SAEs, Sample, Seed, Split, images_spec
 
 FEATURES, CLASSIFIERS, OUTPUT = "Features", "Classifiers", "Output"
 

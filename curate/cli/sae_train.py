@@ -234,5 +234,5 @@ def run_job(job: Any, json: bool = False, overwrite: bool = False) -> None:
     )
     if record.left_out:
         OUT.print(printable(f"{record.left_out:,} rows were left out; {job.output}/quarantine.parquet says why"))
-    OUT.print("dictionary:", printable(str(job.output)), soft_wrap=True)
+    OUT.print("SAE:", printable(str(job.output)), soft_wrap=True)
     OUT.print("try:", printable(f"curate sae evaluate {job.output} --on {job.model.name}"), soft_wrap=True)

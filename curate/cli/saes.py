@@ -28,7 +28,9 @@ def saes(
     elif found:
         _print_table(found)
     else:
-        text = f"no known SAE fits {model}; train one with: curate sae train --model {model}"
+        text = (
+            f"no known SAE fits {model}; train one with: curate sae train --model {model} --hook-layer N --output DIR"
+        )
         OUT.print(printable(text), soft_wrap=True)
 
 

@@ -8,6 +8,9 @@ import typer
 
 from curate.cli.arguments import (
     DEMO,
+    MODEL,
+    AllowModelMismatch,
+    AllowPoorFit,
     DryRun,
     PrintJob,
     folder,
@@ -19,7 +22,7 @@ from curate.cli.arguments import (
 )
 from curate.errors import ConfigurationError
 
-DATA, MODEL, METRICS, RUN, RESOURCES = "Data", "Model and SAE", "Metrics", "Run", "Resources"
+DATA, METRICS, RUN, RESOURCES = "Data", "Metrics", "Run", "Resources"
 
 
 def score(
@@ -71,18 +74,8 @@ def score(
         int | None,
         typer.Option(help="Layer that the SAE reads, where its file does not say.", rich_help_panel=MODEL),
     ] = None,
-    allow_model_mismatch: Annotated[
-        bool,
-        typer.Option("--allow-model-mismatch", help="Accept an SAE trained on another model.", rich_help_panel=MODEL),
-    ] = False,
-    allow_poor_fit: Annotated[
-        bool,
-        typer.Option(
-            "--allow-poor-fit",
-            help="Score even if the SAE reconstructs the data worse than their mean does.",
-            rich_help_panel=MODEL,
-        ),
-    ] = False,
+    allow_model_mismatch: AllowModelMismatch = False,
+    allow_poor_fit: AllowPoorFit = False,
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
         typer.Option(help="Of the model; auto is bfloat16 on a GPU, else float32.", rich_help_panel=MODEL),

@@ -6,11 +6,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from curate.cli.arguments import DryRun, PrintJob, only_described, parts, refuse, validated
+from curate.cli.arguments import AllowModelMismatch, DryRun, PrintJob, only_described, parts, refuse, validated
 from curate.cli.study import (
     IMAGES,
     SAE,
-    AllowModelMismatch,
     Classes,
     Device,
     Dtype,

@@ -4,9 +4,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from curate.cli.arguments import parts
+from curate.cli.arguments import MODEL, parts
 
-IMAGES, MODEL = "Images", "Model and SAEs"
+IMAGES = "Images"
 
 Images = Annotated[
     str,
@@ -54,9 +54,6 @@ SAEs = Annotated[
 ]
 HookLayer = Annotated[
     int | None, typer.Option(help="Layer that an SAE reads, where its file does not say.", rich_help_panel=MODEL)
-]
-AllowModelMismatch = Annotated[
-    bool, typer.Option("--allow-model-mismatch", help="Accept an SAE trained on another model.", rich_help_panel=MODEL)
 ]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],

@@ -6,6 +6,9 @@ import typer
 
 from curate.cli.arguments import (
     DEMO,
+    MODEL,
+    AllowModelMismatch,
+    AllowPoorFit,
     DryRun,
     PrintJob,
     only_described,
@@ -16,7 +19,7 @@ from curate.cli.arguments import (
 from curate.errors import ConfigurationError, RunStopped
 
 DATA, GRID, TRAINING, EVALUATION, RESOURCES = "Data", "Grid", "Training", "Evaluation", "Resources"
-_OF_DATA = ("dataset", "data_dir", "split", "limit", "sae", "allow_poor_fit")
+_OF_DATA = ("dataset", "data_dir", "split", "limit", "sae", "allow_model_mismatch", "allow_poor_fit")
 _OF_TRAINING = ("lr", "epochs", "max_steps", "batch_size", "gradient_accumulation_steps", "lora_r")
 _OF_SWEEP = ("run", "seeds", "workers", "model_score", "model_score_samples", "parallel", "address", "keep_models")
 
@@ -41,7 +44,7 @@ def sweep(
         typer.Option(
             help="Hub id or folder of the model that scores and is tuned, if not as configured for curate score.",
             envvar=["CURATE_SWEEP_MODEL", "CURATE_SCORE_MODEL"],
-            rich_help_panel=DATA,
+            rich_help_panel=MODEL,
         ),
     ] = None,
     sae: Annotated[
@@ -49,19 +52,13 @@ def sweep(
         typer.Option(
             help="SAE trained on that model, if not as configured for curate score.",
             envvar=["CURATE_SWEEP_SAE", "CURATE_SCORE_SAE"],
-            rich_help_panel=DATA,
+            rich_help_panel=MODEL,
         ),
     ] = None,
-    allow_poor_fit: Annotated[
-        bool,
-        typer.Option(
-            "--allow-poor-fit",
-            help="Score even if the SAE reconstructs the data worse than their mean does.",
-            rich_help_panel=DATA,
-        ),
-    ] = False,
+    allow_model_mismatch: AllowModelMismatch = False,
+    allow_poor_fit: AllowPoorFit = False,
     device: Annotated[
-        Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes a GPU if there is one.", rich_help_panel=DATA)
+        Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes a GPU if there is one.", rich_help_panel=MODEL)
     ] = "auto",
     metrics: Annotated[
         str | None,
@@ -164,7 +161,7 @@ def sweep(
     if run is None:
         rows = {**defaults.get("score", {}).get("dataset", {}), **named(data_dir=data_dir, split=split, limit=limit)}
         content["score"] = {"dataset": {**named(name=dataset), **rows}, "model": spec, **named(sae=sae)}
-        content["score"]["allow_poor_fit"] = allow_poor_fit
+        content["score"] |= {"allow_model_mismatch": allow_model_mismatch, "allow_poor_fit": allow_poor_fit}
     content["training"] = {**training, **named(**{name: given[name] for name in _OF_TRAINING})}
     evaluation = {**defaults.get("evaluation", {}), **named(bench=bench, limit=questions)}
     if run is not None and not typed(ctx, "model"):

@@ -202,6 +202,12 @@ def picked(spec: DatasetSpec, source: RowSource) -> Sequence[int]:
     return rows
 
 
+def spread(every: Sequence[Item], count: int) -> list[Item]:
+    """At most `count` of them, from all over: data made of subsets have one after the other."""
+    count = min(count, len(every))
+    return [every[index * len(every) // count] for index in range(count)]
+
+
 def existing_path(spec: DatasetSpec, known: Sequence[str]) -> UPath:
     """The path that the spec names.
 

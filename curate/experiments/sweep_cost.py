@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from curate.datasets import DatasetSpec, open_dataset
+from curate.datasets import DatasetSpec, open_dataset, spread
 from curate.errors import DataError, SampleError
 from curate.evaluation.job import Generation
 from curate.experiments.sweep_job import SweepJob, SweepPlan, choices, n_trainings
 from curate.models.family import ModelInfo
 from curate.pipeline.cost import DEVICES, UTILISATION
-from curate.scoring.fit import spread
 from curate.training.job import Method, TuningParameters, footprint, n_steps, n_validated, samples_in_a_step
 
 PEAK = next(device.bfloat16 for device in DEVICES if device.name == "H100")  # operations a second

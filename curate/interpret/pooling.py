@@ -109,7 +109,7 @@ def pooled_images(
 
     Args:
         tokens: which are pooled.
-        folder: keeps what is done, in shards; its files are only ever of these images and dictionaries.
+        folder: keeps what is done, in shards; its files are only ever of these images and SAEs.
 
     Raises:
         DataError: no image could be read, or a shard is damaged.

@@ -1,4 +1,4 @@
-"""What the studies of features share: which images, model and dictionaries, and the folder that keeps the work."""
+"""What the studies of features share: which images, model and SAEs, and the folder that keeps the work."""
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -74,12 +74,12 @@ def default_sae(sae: Any, info: ValidationInfo) -> Any:
 
 
 def absolute_sae(name: str) -> str:
-    """A dictionary's folder made absolute."""
+    """An SAE's folder made absolute."""
     return name if name == DEMO else absolute_if_there(name)
 
 
 class ManySAEsJob(StudyJob):
-    """What a study is asked that compares dictionaries, each of whatever hook layer, from one pass of the model."""
+    """What a study is asked that compares SAEs, each of whatever hook layer, from one pass of the model."""
 
     saes: tuple[str, ...] = Field(
         default=None,
@@ -116,10 +116,10 @@ def once_each(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, and the dictionaries through which it is looked at.
+    """A model, and the SAEs through which it is looked at.
 
     Attributes:
-        pairs: by the dictionary's name.
+        pairs: by the SAE's name.
     """
 
     model: ModelInfo
@@ -134,7 +134,7 @@ class Subject:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader should know of the dictionaries."""
+        """What a reader should know of the SAEs."""
         return tuple(dict.fromkeys(note for pair in self.pairs.values() for note in pair.notes))
 
     def decides(self) -> dict[str, Any]:
@@ -162,7 +162,7 @@ class Subject:
 def look_at(
     model: ModelSpec, saes: Sequence[str], hook_layer: int | None = None, allow_model_mismatch: bool = False
 ) -> Subject:
-    """Find a model and dictionaries, and check that they fit; loads no weights.
+    """Find a model and SAEs, and check that they fit; loads no weights.
 
     Raises:
         ConfigurationError: they do not; the message says what to do.

@@ -85,6 +85,10 @@ class Fit(_Record):
     l0: float | None = Field(description="features with an activation above 0, per token")
 
 
+def _samples(count: int) -> str:
+    return f"{count:,} sample{'' if count == 1 else 's'}"
+
+
 def _short(share: float) -> str:
     return f"{share:.3f}" if abs(share) < 100 else f"{share:.3g}"
 
@@ -104,11 +108,16 @@ class SAERecord(_Record):
     units: str = Field(description="of activations: normalised (hidden states of norm √d_model) or raw")
     licence: str | None = None
     samples: int = Field(description="samples that the fit is measured on, without their first positions")
+    overflowed: int = Field(default=0, description="samples skipped, as their reconstruction is NaN or infinite")
     fit: dict[Literal["text", "image"], Fit] = Field(description="by the tokens' modality")
 
     @property
     def poor(self) -> bool:
-        """Whether it explains less of the text tokens or of the image tokens than their mean does."""
+        """Whether it overflows on most samples, or explains less of the text or image tokens than their mean does."""
+        return self.overflowed > self.samples or self._worse_than_mean
+
+    @property
+    def _worse_than_mean(self) -> bool:
         return any(fit.explained_variance is not None and fit.explained_variance < 0 for fit in self.fit.values())
 
     @property
@@ -120,7 +129,12 @@ class SAERecord(_Record):
             if fit.explained_variance is not None
         ]
         what = ", ".join(parts) or "nothing that can be measured (no token has variance)"
-        return f"explains {what}, in {self.samples:,} sample{'' if self.samples == 1 else 's'}"
+        found = [f"explains {what}, in {_samples(self.samples)}"] if self.samples else []
+        if self.overflowed:
+            found.append(f"overflows in {_samples(self.overflowed)} (its reconstruction is NaN or infinite)")
+        if self._worse_than_mean:
+            found.append("below 0 is worse than the mean")
+        return "; ".join(found) or "was not measured, as no sample could be used"
 
 
 class RunRecord(_Record):

@@ -46,7 +46,7 @@ def _warnings(metric: str, alike: bool, weights: WeightsRecord | None, sae: SAER
     """Why the scores may say nothing."""
     found = []
     if sae is not None and sae.poor:
-        found.append(f"the SAE does not fit these data: it {sae.summary}; below 0 is worse than the mean")
+        found.append(f"the SAE does not fit these data: it {sae.summary}")
     if alike:
         found.append(f"every sample has the same {metric}: the ranking says nothing")
     if weights is not None and weights.features_without_weight > _MOST_WITHOUT_WEIGHT * weights.features:

@@ -13,8 +13,8 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 from upath import UPath
 
-from curate.datasets import Dataset
-from curate.errors import ConfigurationError, RunStopped
+from curate.datasets import Dataset, spread
+from curate.errors import RunStopped
 from curate.manifest.atomic import write_atomically
 from curate.manifest.record import WEIGHTS_FOLDER, Fit, SAERecord, write_sae
 from curate.manifest.weights import WEIGHTS_FILE, WEIGHTS_RECORD, WeightsRecord, weights_folder, write_weights
@@ -29,7 +29,7 @@ from curate.pipeline.watch import STRIKES, suspect_list
 from curate.sae.dictionary import DictionaryInfo, known_scale
 from curate.sae.quality import Quality
 from curate.sae.reading import Reading
-from curate.scoring.fit import FIT_SAMPLES, READING_SAMPLES, spread
+from curate.scoring.fit import FIT_SAMPLES, READING_SAMPLES
 from curate.storage import location
 
 _ATTEMPTS = 3
@@ -220,9 +220,6 @@ def sae_record(
 
     Args:
         fits: what each actor measured; on how many samples, and how many overflowed.
-
-    Raises:
-        ConfigurationError: it reconstructs no sample, as the numbers overflow.
     """
 
     def both(one: Quality, other: Quality) -> Quality:
@@ -230,11 +227,6 @@ def sae_record(
         return one
 
     qualities, samples, overflowed = zip(*fits, strict=True)
-    if sum(overflowed) and not sum(samples):
-        raise ConfigurationError(
-            f"--sae {sae.name}: its reconstruction of each of {sum(overflowed):,} samples is NaN or infinite: take "
-            "another (curate saes)"
-        )
     figures = reduce(both, qualities).result().modalities
     return SAERecord(
         sha256=sae.sha256,
@@ -243,6 +235,7 @@ def sae_record(
         units=sae.units,
         licence=sae.licence,
         samples=sum(samples),
+        overflowed=sum(overflowed),
         fit={
             modality: Fit.model_validate(figures[modality].model_dump(include=set(Fit.model_fields)))
             for modality in ("text", "image")

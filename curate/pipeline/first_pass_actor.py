@@ -7,8 +7,8 @@ from jaxtyping import Float
 from ray.actor import ActorHandle
 from torch import Tensor
 
-from curate.datasets import Dataset
-from curate.errors import ConfigurationError, RunStopped, SampleError
+from curate.datasets import Dataset, spread
+from curate.errors import RunStopped, SampleError
 from curate.manifest.rows import QuarantineRow
 from curate.metrics.weights import FeatureWeights, Places, TopTokens
 from curate.models.family import CutModel
@@ -18,11 +18,10 @@ from curate.pipeline.meter import Meter, Work
 from curate.pipeline.transport import batch_from_bytes
 from curate.pipeline.watch import deadline
 from curate.pipeline.workers import BATCH, Failure, attempt, check, from_bytes, load_cut
-from curate.sae.dictionary import SCALE_IS_OPEN
 from curate.sae.load import load_dictionary
 from curate.sae.quality import Quality
 from curate.sae.reading import Reading
-from curate.scoring.fit import FIT_SAMPLES, READING_SAMPLES, FitPass, reading_of, spread
+from curate.scoring.fit import FIT_SAMPLES, READING_SAMPLES, FitPass, reading_of
 from curate.scoring.hidden import hidden_alone
 from curate.scoring.memory import is_out_of_memory
 from curate.scoring.prepare import Prepared, prepare
@@ -57,7 +56,7 @@ class FirstPassActor:
 
     def read_sae(self) -> Reading:
         """Try both readings of the SAE, whose config leaves its activation scale open, on some of the samples."""
-        job, texts, reasons = self.plan.job, [], []
+        job, texts, lost = self.plan.job, [], []
         builder = self.plan.model.family.load_builder(model_here(self.plan.model, job.model.name))
         every = range(len(self.dataset))
         # Others stand in for bad ones: first those of the fit, so that a pass over these alone finds the same scale.
@@ -69,19 +68,14 @@ class FirstPassActor:
             with deadline(job.sample_timeout):
                 for sample in prepare(self.dataset.samples([position]), builder, job.parameters.weights_text):
                     if isinstance(sample, QuarantineRow):
-                        reasons.append(sample.reason)
+                        lost.append(sample.reason)
                         continue
                     try:
                         texts.append((self._hidden(sample), sample.inputs.is_image))
                     except SampleError as error:
-                        reasons.append(str(error))
+                        lost.append(str(error))
         self._put_down()
-        if not texts:
-            raise ConfigurationError(
-                f"--sae {job.sae}: {SCALE_IS_OPEN}, and none of "
-                f"{len(self.dataset):,} samples can be read to measure it on: {'; '.join(dict.fromkeys(reasons[:3]))}"
-            )
-        return reading_of(dictionary_here(self.plan), texts, self.plan.device)
+        return reading_of(dictionary_here(self.plan), texts, self.plan.device, lost)
 
     def reading_progress(self) -> int:
         """Samples that are ready for the reading."""

@@ -65,7 +65,7 @@ def _fit(plan: Plan, sae: SAERecord) -> Finding:
     what = what if sae.reading is None else f"{what}; {sae.reading}"
     if not sae.poor:
         return Finding("SAE's fit", "ok", what)
-    more = f"below 0 it explains less than their mean does: see curate saes --model {plan.job.model.name}"
+    more = f"see curate saes --model {plan.job.model.name}"
     if plan.job.allow_poor_fit:
         return Finding("SAE's fit", "warn", f"{what}; {more}")
     return Finding("SAE's fit", "fail", f"{what}; {more}, or score all the same with --allow-poor-fit")

@@ -8,7 +8,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 from rich.filesize import decimal
 
-from curate.datasets import Dataset, open_dataset
+from curate.datasets import Dataset, open_dataset, spread
 from curate.errors import ConfigurationError, CurateError, SampleError
 from curate.manifest import fitness
 from curate.manifest.ledger import read_ledger
@@ -20,7 +20,6 @@ from curate.pipeline.folder import check_output
 from curate.pipeline.forecast import forecast
 from curate.pipeline.job import Pair, Plan, ScoreJob, agreeing, fitted
 from curate.pipeline.trial import Limits, run_trial
-from curate.scoring.fit import spread
 from curate.storage import location
 
 SAMPLES = 16

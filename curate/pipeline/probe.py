@@ -179,10 +179,13 @@ def _free_memory() -> None:
 
 def _reading(plan: Plan, cut: CutModel, samples: Sequence[Prepared]) -> Reading:
     texts: list[Text] = []
+    lost: list[str] = []
     for sample in samples:
-        with contextlib.suppress(SampleError):  # scoring them says so
+        try:
             texts.append((hidden_alone(cut.hidden_states, sample.inputs), sample.inputs.is_image))
-    return reading_of(dictionary_here(plan), texts, plan.device)
+        except SampleError as error:
+            lost.append(str(error))
+    return reading_of(dictionary_here(plan), texts, plan.device, lost)
 
 
 def _fit(

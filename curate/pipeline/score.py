@@ -115,7 +115,7 @@ def _first_pass(session: Session, weights: WeightsRecord | None) -> WeightsRecor
     if weights is None and session.plan.weights is not None:
         weights = copy_weights(session.plan, session.run)
     weigh = parameters.needs_weights and weights is None
-    if weigh or session.sae is None:
+    if weigh or session.sae is None or not session.sae.samples:
         stage = "weights" if weigh else "fit"
         with session.timed(stage):
             reading = None if session.sae is None else session.sae.reading
@@ -143,7 +143,7 @@ def _refuse_poor_fit(session: Session) -> None:
     if session.go_on == SAME_COMMAND:
         anyway = f"{SAME_COMMAND} with --allow-poor-fit (in a job file, allow_poor_fit: true under score)"
     raise ConfigurationError(
-        f"--sae {job.sae} does not fit these data: it {sae.summary}; below 0 is worse than the mean. Take another "
+        f"--sae {job.sae} does not fit these data: it {sae.summary}. Take another "
         f"(curate saes --model {job.model.name}), or score anyway: {anyway}"
     )
 
@@ -198,7 +198,7 @@ def _refuse_other_weights(session: Session, weights: WeightsRecord) -> None:
         if wanted != weights.sha256:
             raise DataError(
                 f"the feature weights in {session.run} were lost or replaced: the run was begun with others (weights "
-                f"hash {str(wanted)[:12]}… ≠ {weights.sha256[:12]}…); begin anew with --overwrite"
+                f"hash {str(wanted)[:12]}… ≠ {weights.sha256[:12]}…); start anew with --overwrite"
             )
 
 
@@ -209,7 +209,7 @@ def _refuse_changed_data(session: Session) -> None:
     if plan.dataset.stamp() != plan.data_stamp and (now := plan.dataset.fingerprint()) != plan.dataset_sha256:
         raise DataError(
             f"the input files changed during the run (data hash {wanted}… ≠ {now[:12]}…): put them back and go on "
-            f"with: {again}; or begin anew with --overwrite"
+            f"with: {again}; or start anew with --overwrite"
         )
     written = (session.shards[start] for start in session.written)
     if any(shard.data_stamp != plan.data_stamp and differs(plan, session.run, shard) for shard in written):

@@ -1,26 +1,20 @@
 """How well the SAE fits the data that are scored: some samples' hidden states, reconstructed."""
 
 from collections.abc import Sequence
-from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from curate.errors import ConfigurationError
 from curate.sae.decoder import load_decoder
-from curate.sae.dictionary import Dictionary, DictionaryInfo
+from curate.sae.dictionary import SCALE_IS_OPEN, Dictionary, DictionaryInfo
 from curate.sae.quality import Quality, reconstruct
 from curate.sae.reading import Reading, measure_reading
 
 # Samples that the fit is measured on, and of them those on which an open reading is tried.
 FIT_SAMPLES, READING_SAMPLES = 64, 32
-T = TypeVar("T")
-
-
-def spread(every: Sequence[T], count: int) -> list[T]:
-    """At most `count` of them, from all over: data made of subsets have one after the other."""
-    count = min(count, len(every))
-    return [every[index * len(every) // count] for index in range(count)]
+_REASONS = 3
 
 
 class FitPass:
@@ -53,12 +47,21 @@ class FitPass:
 Text = tuple[Float[Tensor, "tokens d_model"], Bool[Tensor, " tokens"]]  # hidden states, and which are of images
 
 
-def reading_of(sae: DictionaryInfo, texts: Sequence[Text], device: str) -> Reading:
+def reading_of(sae: DictionaryInfo, texts: Sequence[Text], device: str, lost: Sequence[str]) -> Reading:
     """Try both readings of an SAE whose config leaves its scale open, on texts without their first positions.
 
+    Args:
+        lost: for each sample without such a text, the reason.
+
     Raises:
-        ConfigurationError: it cannot be told by them.
+        ConfigurationError: there are no texts, or it cannot be told by them.
     """
+    if not texts:
+        reasons = "; ".join(list(dict.fromkeys(lost))[:_REASONS])
+        raise ConfigurationError(
+            f"--sae {sae.name}: {SCALE_IS_OPEN}, and none of {len(lost):,} samples can be read to measure it on: "
+            f"{reasons}"
+        )
     hidden = [torch.zeros(0, sae.d_model, device=device), *(states[1:].float() for states, _ in texts)]
     images = [torch.zeros(0, dtype=torch.bool), *(is_image[1:] for _, is_image in texts)]
     return measure_reading(sae, torch.cat(hidden), torch.cat(images))

@@ -13,6 +13,7 @@ from curate.models.family import ModelInfo
 from curate.sae.dictionary import DictionaryInfo
 from curate.sae.known import default_sae, last_part, named
 from curate.sae.load import inspect_dictionary
+from curate.storage import is_there
 
 
 class Pair(NamedTuple):
@@ -71,7 +72,7 @@ def agree(model_name: str, sae_name: str, asked_layer: int | None, allow_model_m
         ConfigurationError: they do not fit each other.
         DataError: the hub cannot be reached.
     """
-    known = None if Path(sae_name).exists() else named(sae_name)
+    known = None if is_there(sae_name) else named(sae_name)
     if known is not None and not allow_model_mismatch and not known[0].fits(model_name):
         # Before gigabytes are fetched.
         raise _mismatch(model_name, sae_name, f"trained on {known[0].models[0]}")

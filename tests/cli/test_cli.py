@@ -172,6 +172,7 @@ def test_a_wrong_configuration_file_is_refused(tmp_path, toml, message):
         (("--max-error-rate", "2"), "--max-error-rate: ", 2),
         (("--hook-layer", "1"), "--hook-layer 1: .* was trained on layer 2", 2),
         (("--sae", "nothing"), "--sae nothing: no such folder, and no other name of an SAE: a folder, a name of", 2),
+        (("--sae", "x" * 300), "not a name of an SAE", 2),
         (("--model", "/nothing"), "no SAE is named for /nothing", 2),
         (("--model", "/nothing", "--sae", str(demo.SAE)), "--model /nothing: no such folder", 2),
         (("--device", "cuda"), "torch sees no GPU here", 2),

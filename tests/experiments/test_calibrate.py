@@ -6,6 +6,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from hypothesis import given, settings
 from PIL import Image
 from sklearn.metrics import roc_auc_score
@@ -218,7 +219,10 @@ def test_a_poor_fit_is_allowed_once_for_originals_and_copies(tmp_path):
     assert "score anyway: the same command with --allow-poor-fit (in a job file, allow_poor_fit: true under score)" in (
         result.stderr.replace("\n", " ")
     )
-    assert CliRunner().invoke(app, [*command, "--allow-poor-fit"]).exit_code == 0
+    allowed = tmp_path / "allowed.yaml"
+    allowed.write_text(CliRunner().invoke(app, [*command, "--allow-poor-fit", "--print-job"]).stdout)
+    assert yaml.safe_load(allowed.read_text())["score"]["allow_poor_fit"] is True
+    assert CliRunner().invoke(app, ["run", str(allowed)]).exit_code == 0
     for name in ("original", "damaged"):
         found = read_record(location(str(tmp_path / "out" / name))).sae
         assert found is not None

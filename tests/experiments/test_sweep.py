@@ -206,6 +206,7 @@ def test_a_run_that_was_stopped_is_no_run_to_select_from(tmp_path):
     [
         (["--run", "r", "--limit", "10", "--sae", "s"], "--run: its data are scored already; leave out --limit, --sae"),
         (["--run", "r", "--allow-poor-fit"], "--run: its data are scored already; leave out --allow-poor-fit"),
+        (["--run", "r", "--allow-model-mismatch"], "leave out --allow-model-mismatch"),
         (["--run", "r", "--device", "cpu"], "--device goes with --model"),
         (["--dataset", "d.jsonl", "--model", "org/m", "--sae", "s"], "--bench: name one"),
         (["--metric", "cosines"], "no metric cosines"),
@@ -248,6 +249,11 @@ def test_a_poor_fit_stops_a_sweep_unless_the_same_command_allows_it(tmp_path):
     assert result.exit_code == 2
     assert "score anyway: the same command with --allow-poor-fit" in result.stderr.replace("\n", " ")
     assert CliRunner().invoke(app, [*command, "--allow-poor-fit"]).exit_code == 0
+
+
+def test_an_sae_of_another_model_is_allowed_to_a_sweep():
+    command = ["sweep", "--sae", "demo", "--allow-model-mismatch", "--print-job"]
+    assert yaml.safe_load(CliRunner().invoke(app, command).stdout)["score"]["allow_model_mismatch"] is True
 
 
 def test_the_grid_counts_what_is_shared():

@@ -1,4 +1,4 @@
-"""Studies through SAEs whose configs leave the activation scale open: measured on the first images, or refused."""
+"""Studies through SAEs whose configs leave the activation scale open: measured on some of the images, or refused."""
 
 import pytest
 import torch
@@ -45,6 +45,16 @@ def test_images_without_hidden_states_to_use_are_skipped(tmp_path, monkeypatch, 
     subject = with_scales(look_at(MODEL, [sae]), open_labelled(LabelledSpec.model_validate(IMAGES)))
     assert len(calls) == READING_SAMPLES
     assert subject.pairs[sae].sae.scale == pytest.approx(SCALE, rel=0.1)
+
+
+def test_where_no_image_can_be_used_the_reasons_are_given(tmp_path, monkeypatch):
+    real = Cut.hidden_states_after
+    nan = lambda self, packed, layers: {k: v * torch.nan for k, v in real(self, packed, layers).items()}  # noqa: E731
+    monkeypatch.setattr(Cut, "hidden_states_after", nan)
+    subject = look_at(MODEL, [str(sae_folder(tmp_path / "sae", **OPEN))])
+    said = f"none of {READING_SAMPLES} samples can be read to measure it on: hidden states are NaN"
+    with pytest.raises(ConfigurationError, match=said):
+        with_scales(subject, open_labelled(LabelledSpec.model_validate(IMAGES)))
 
 
 def test_a_study_through_a_folded_sae_is_that_of_the_demos(tmp_path):

@@ -11,9 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
 from curate import demo
-from curate.datasets import DatasetSpec
+from curate.cli.main import app
+from curate.datasets import DatasetSpec, spread
 from curate.errors import ConfigurationError, DataError
 from curate.interpret.lens import open_run
 from curate.manifest.ledger import read_ledger, withdraw
@@ -28,7 +30,7 @@ from curate.pipeline.first_pass_actor import FirstPassActor
 from curate.pipeline.job import ScoreJob, plan
 from curate.pipeline.score import score
 from curate.sae.load import inspect_dictionary, load_dictionary
-from curate.scoring.fit import FIT_SAMPLES, READING_SAMPLES, spread
+from curate.scoring.fit import FIT_SAMPLES, READING_SAMPLES
 from curate.scoring.parameters import ScoringParameters
 from curate.storage import location
 from tests import oracle
@@ -203,15 +205,17 @@ def test_a_poor_fit_stops_before_scoring_unless_it_is_accepted(tmp_path):
     content = json.loads((sae / "cfg.json").read_text())
     (sae / "cfg.json").write_text(json.dumps({**content, "apply_b_dec_to_input": False}))
     with pytest.raises(
-        ConfigurationError, match=r"does not fit .* -\d+\.\d{3} of the variance of text tokens .*resume"
-    ):
+        ConfigurationError, match=r"does not fit .* -\d+\.\d{3} of the variance of text tokens "
+    ) as refused:
         run(tmp_path / "run", sae, shard_rows=20)
     folder = location(str(tmp_path / "run"))
     assert read_ledger(folder) == {}
     found = read_sae(folder, inspect_dictionary(str(sae)).sha256)
     assert found is not None
     assert found.poor
-    record = run(tmp_path / "run", sae, allow_poor_fit=True, shard_rows=20)
+    advice = str(refused.value).rpartition("score anyway: curate ")[2].split()
+    assert CliRunner().invoke(app, advice).exit_code == 0
+    record = read_record(folder)
     assert record.status == "complete"
     assert record.sae == found
     assert record.warnings[0].startswith("the SAE does not fit these data")
@@ -220,13 +224,17 @@ def test_a_poor_fit_stops_before_scoring_unless_it_is_accepted(tmp_path):
     assert run(tmp_path / "run", sae, shard_rows=20).files[MANIFEST] == record.files[MANIFEST]
 
 
-def test_a_reconstruction_that_is_not_finite_is_refused(tmp_path):
+def test_an_sae_that_overflows_is_a_poor_fit(tmp_path):
     def huge(tensors):
         return {**tensors, "W_dec": tensors["W_dec"] * (3e38 / tensors["W_dec"].abs().max())}
 
-    with pytest.raises(ConfigurationError, match="of each of 40 samples is NaN or infinite: take another"):
-        run(tmp_path / "run", sae_folder(tmp_path / "sae", huge))
+    sae = sae_folder(tmp_path / "sae", huge)
+    said = r"does not fit .*: it overflows in 40 samples \(its reconstruction is NaN or infinite\)\. Take another"
+    with pytest.raises(ConfigurationError, match=said):
+        run(tmp_path / "run", sae)
     assert read_ledger(location(str(tmp_path / "run"))) == {}
+    # Scores do not read the decoder.
+    assert run(tmp_path / "run", sae, allow_poor_fit=True).counts.scored == N
 
 
 def test_a_scale_that_was_edited_is_refused(tmp_path):
@@ -254,6 +262,23 @@ def test_a_reading_takes_the_samples_that_can_be_read(tmp_path):
     (data / "data.jsonl").write_text("\n".join(broken) + "\n")
     with pytest.raises(ConfigurationError, match=r"none of 36 samples can be read to measure it on: .*none\.png"):
         run(tmp_path / "none", sae, **options)
+
+
+def test_a_fit_that_no_sample_could_be_used_for_is_measured_when_some_can(tmp_path):
+    data = write_data(tmp_path / "data")
+    for image in data.glob("*.png"):
+        image.rename(image.with_suffix(".gone"))
+    options = {"dataset": DatasetSpec(name=str(data / "data.jsonl")), "max_error_rate": 1}
+    lost = run(tmp_path / "run", parameters={"metrics": ("l0",)}, **options)
+    assert lost.sae is not None
+    assert (lost.counts.scored, lost.sae.poor) == (0, False)
+    assert lost.sae.summary == "was not measured, as no sample could be used"
+    for image in data.glob("*.gone"):
+        image.rename(image.with_suffix(".png"))
+    assert CliRunner().invoke(app, ["retry", str(tmp_path / "run")]).exit_code == 0
+    found = read_record(location(str(tmp_path / "run")))
+    assert found.sae is not None
+    assert (found.counts.scored, found.sae.samples) == (38, 38)
 
 
 def test_one_modality_is_enough_for_a_poor_fit(tmp_path, demo_cut, demo_prepared):
@@ -294,11 +319,12 @@ def test_a_reading_is_tried_on_samples_from_all_over_the_data(tmp_path, demo_pre
     sae = sae_folder(tmp_path / "sae", **OPEN)
     whole = plan(ScoreJob(output=str(tmp_path / "run"), dataset=DatasetSpec(limit=200), sae=str(sae)))
     tried: list[list] = []
-    monkeypatch.setattr(first_pass_actor, "reading_of", lambda sae, texts, device: tried.append(texts))
+    monkeypatch.setattr(first_pass_actor, "reading_of", lambda sae, texts, device, lost: tried.append(texts))
     actor_class = FirstPassActor.__ray_metadata__.modified_class  # type: ignore[attr-defined]
     # The pass for the fit alone tries the same.
     for dataset in (whole.dataset, replace(whole.dataset, rows=spread(whole.dataset.rows, FIT_SAMPLES))):
         actor_class(whole, dataset, False).read_sae()
+    assert len(tried) == 2
     for texts in tried:
         assert len(texts) == READING_SAMPLES
         for index, (hidden, _) in enumerate(texts):

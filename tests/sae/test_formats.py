@@ -498,6 +498,7 @@ KINDS = {
         "not of the language model",
     ),
     "sparsify of a vision model": (renamed(folders.sparsify, "vision_model.layers.3"), "not of the language model"),
+    "sparsify of vision": (renamed(folders.sparsify, "model.vision.layers.3"), "not of the language model"),
     "sparsify of visual blocks": (renamed(folders.sparsify, "model.visual.blocks.3"), "not of the language model"),
     "sparsify transcoder": (configured(folders.sparsify, "cfg.json", transcode=True), "a transcoder"),
     "sparsify with a skip": (configured(folders.sparsify, "cfg.json", skip_connection=True), "skip connection"),

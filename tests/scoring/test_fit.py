@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from curate import demo
+from curate.datasets import spread
 from curate.errors import NonFinite, OutOfMemory
 from curate.models.packing import pack
 from curate.sae.load import inspect_dictionary, load_dictionary
-from curate.scoring.fit import FitPass, spread
+from curate.scoring.fit import FitPass
 from curate.scoring.hidden import hidden_alone
 
 

@@ -31,6 +31,11 @@ def test_a_known_sae_of_another_model_is_refused_before_it_is_fetched(monkeypatc
             agree(model, gemma, None, allowed)
 
 
+def test_a_name_too_long_for_a_path_is_no_name_of_an_sae():
+    with pytest.raises(ConfigurationError, match=r"^--sae 'x+': not a name of an SAE"):
+        agree("demo", "x" * 300, None)
+
+
 def test_an_sae_of_other_weights_is_refused_or_noted(tmp_path):
     model = shutil.copytree(demo.MODEL, tmp_path / "tuned")
     config = json.loads((model / "config.json").read_text())

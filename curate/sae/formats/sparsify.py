@@ -64,7 +64,7 @@ def _hook(source: Source) -> str:
 
 def _refuse_other_kinds(source: Source, config: dict[str, object]) -> None:
     hook = _hook(source)
-    if {"vision_tower", "vision_model", "visual"} & set(hook.split(".")):
+    if any(re.match("(vision|visual)(_|$)", part) for part in hook.split(".")):
         raise ConfigurationError(f"--sae {source.name}: it reads {hook}, which is not of the language model")
     if other := re.match(OTHER_PLACE, hook):
         raise ConfigurationError(f"--sae {source.name}: it reads the {other[1]} of a block, not the residual stream")

@@ -125,11 +125,14 @@ def test_a_page_says_what_was_scored_with_what(tmp_path):
 
 def test_a_page_says_how_well_the_sae_fits_also_where_nothing_is_to_be_measured(tmp_path):
     none, some = ({"tokens": 1, "explained_variance": share, "l0": 2.0} for share in (None, 0.5))
-    for name, fit, said in (
-        ("none", {"text": none}, "explains nothing that can be measured (no token has variance), in 1 sample"),
-        ("some", {"text": some, "image": none}, "explains 0.500 of the variance of text tokens (L0 2.0), in 1 sample"),
+    explains = "explains 0.500 of the variance of text tokens (L0 2.0), in 1 sample"
+    for name, samples, overflowed, fit, said in (
+        ("none", 1, 0, {"text": none}, "explains nothing that can be measured (no token has variance), in 1 sample"),
+        ("some", 1, 0, {"text": some, "image": none}, explains),
+        ("over", 1, 9, {"text": some}, f"{explains}; overflows in 9 samples (its reconstruction is NaN or infinite)"),
+        ("lost", 0, 0, {"text": none}, "was not measured, as no sample could be used"),
     ):
-        sae = {"sha256": "s", "scale": 1.0, "units": "raw", "samples": 1, "fit": fit}
+        sae = {"sha256": "s", "scale": 1.0, "units": "raw", "samples": samples, "overflowed": overflowed, "fit": fit}
         _, page, _ = reported(write_run(tmp_path / name, plain(), sae=sae))
         assert said in page.text
 
