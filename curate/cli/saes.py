@@ -28,9 +28,8 @@ def saes(
     elif found:
         _print_table(found)
     else:
-        text = (
-            f"no known SAE fits {model}; train one with: curate sae train --model {model} --hook-layer N --output DIR"
-        )
+        train = f"curate sae train --model {model} --hook-layer N --dataset DATA --output DIR"
+        text = f"no known SAE fits {model}; train one with: {train}"
         OUT.print(printable(text), soft_wrap=True)
 
 

@@ -60,8 +60,8 @@ def test_a_model_is_named_in_full_or_by_its_last_part():
 
 def test_a_model_that_nothing_fits():
     text = listed("--model", "team/[red]model")
-    advice = "curate sae train --model team/[red]model --hook-layer N --output DIR"
+    advice = "curate sae train --model team/[red]model --hook-layer N --dataset DATA --output DIR"
     assert text == f"no known SAE fits team/[red]model; train one with: {advice}\n"
-    command = advice.replace(" N ", " 3 ").split()[1:]
+    command = advice.replace(" N ", " 3 ").replace("DATA", "the-pile").split()[1:]
     assert curate(*command, "--print-job").exit_code == 0
     assert json.loads(listed("--model", "team/model", "--json")) == []
