@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from math import ceil
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import GetTimeoutError
 from rich.filesize import decimal
 
 from curate.datasets import Dataset, open_dataset, spread
-from curate.errors import ConfigurationError, CurateError, SampleError
+from curate.errors import ConfigurationError, SampleError
 from curate.manifest import fitness
 from curate.manifest.ledger import read_ledger
 from curate.manifest.weights import read_weights
@@ -65,7 +65,7 @@ def examine(
             yield Finding("note", "warn", note)
         left = len(dataset) - (0 if overwrite or done is None else done) if samples is None else samples
         weighed = not overwrite and _has_weights(plan)
-        yield from looked("cluster", iter(_on_the_cluster(plan, positions, left, weighed, price, limits)))
+        yield from _on_the_cluster(plan, positions, left, weighed, price, limits)
 
 
 def _data(dataset: Dataset) -> str:
@@ -168,9 +168,9 @@ def _on_the_cluster(
             actors_here = min(max(rooms), ceil(resources.actors / len(rooms)))
             outcome = run_trial(plan, positions, actors_here, options, limits)
             store = int(sum(node.get("object_store_memory", 0) for node in there))
-    except (CurateError, RayError) as error:
+        return [*found, *forecast(plan, outcome, there, store, samples, weighed, price, limits.seconds)]
+    except Exception as error:
         return [*found, failed("throughput" if found else "cluster", error)]
-    return [*found, *forecast(plan, outcome, there, store, samples, weighed, price, limits.seconds)]
 
 
 def _nothing() -> None:

@@ -85,9 +85,7 @@ def cluster(cpus: Sequence[float], resources: Sequence[str] = (), store_bytes: i
             for index, node in enumerate(nodes):
                 head = ["--head", f"--port={GCS}", "--dashboard-host=0.0.0.0", f"--dashboard-port={DASHBOARD}"]
                 place = (
-                    [*head, f"--metrics-export-port={METRICS}", f"--temp-dir={temporary}"]
-                    if index == 0
-                    else [f"--address={nodes[0].ip}:{GCS}"]
+                    [*head, f"--metrics-export-port={METRICS}"] if index == 0 else [f"--address={nodes[0].ip}:{GCS}"]
                 )
                 custom = [f"--resources={resources[index]}"] if resources else []
                 sizes = [f"--num-cpus={cpus[index]}", f"--object-store-memory={store_bytes}", *custom]
@@ -98,6 +96,8 @@ def cluster(cpus: Sequence[float], resources: Sequence[str] = (), store_bytes: i
                         "start",
                         *place,
                         f"--node-ip-address={node.ip}",
+                        # As machines have: nodes that share one remove each other's working folders of jobs.
+                        f"--temp-dir={temporary / str(index)}",
                         *sizes,
                         "--disable-usage-stats",
                     ],

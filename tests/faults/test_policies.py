@@ -135,8 +135,8 @@ def deadly(samples):
 
 @wrapt.when_imported("curate.scoring.weights_pass")
 def weights(module):
-    add = module.WeightsPass.add
-    module.WeightsPass.add = lambda self, sample: (deadly([sample]), add(self, sample))
+    take = module.WeightsPass.take
+    module.WeightsPass.take = lambda self, sample, hidden: (deadly([sample]), take(self, sample, hidden))
 
 @wrapt.when_imported("curate.scoring.memory")
 def scores(module):
@@ -148,7 +148,7 @@ import os, signal, wrapt
 
 @wrapt.when_imported("curate.pipeline.workers")
 def load(module):
-    module.load = lambda plan: os.kill(os.getpid(), signal.SIGKILL)
+    module.load_scorer = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 """
 
 FAULTY = """

@@ -149,6 +149,15 @@ def test_a_refusal_on_the_node_is_a_line_and_no_traceback(tmp_path, monkeypatch)
     assert "\n" not in text
 
 
+def test_what_no_error_of_ours_stands_for_is_a_line_too(tmp_path, monkeypatch):
+    def broken(*_):
+        raise OSError("no such device")
+
+    monkeypatch.setattr(preflight, "connected", broken)
+    job = ScoreJob(output=tmp_path / "run", dataset=DatasetSpec(limit=3))
+    assert found(job)["cluster"] == ("fail", "OSError: no such device")
+
+
 def test_workers_leave_room_for_all_actors_that_may_come(demo_plan):
     def workers(nodes, **resources):
         resources = demo_plan.job.resources.model_copy(update=resources)
