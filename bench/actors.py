@@ -33,12 +33,12 @@ from bench import llava
 from curate.datasets import DatasetSpec
 from curate.manifest.weights import read_weights, write_weights
 from curate.models import ModelSpec
-from curate.pipeline.connection import KEEP_MEMORY
+from curate.pipeline.child import SETTINGS
 from curate.pipeline.job import ScoreJob
-from curate.pipeline.job import plan as make_plan
+from curate.pipeline.plan import plan as make_plan
+from curate.pipeline.progress import Progress
 from curate.pipeline.resources import Resources
 from curate.pipeline.score import score
-from curate.pipeline.session import Progress
 from curate.pipeline.workers import load_scorer
 from curate.scoring.prepare import Prepared, prepare, token_batches
 from curate.storage import location
@@ -189,7 +189,7 @@ def write_random_weights(folder: Path) -> None:
 def measure(folder: Path, key: str, samples: int) -> Trial:
     """One trial, in processes of its own."""
     way = WAYS[key]
-    environment = {**KEEP_MEMORY, **os.environ, "OMP_NUM_THREADS": str(way.threads)}  # as Ray's actors here have them
+    environment = {**SETTINGS, **os.environ, "OMP_NUM_THREADS": str(way.threads)}  # as Ray's actors here have them
     parts = 1 if way.ray else way.workers
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         start = [sys.executable, "-m", "bench.actors", "--samples", str(samples), "--folder", str(folder), "--child"]

@@ -16,7 +16,8 @@ from pathlib import Path
 from bench import cheap
 from curate.datasets import DatasetSpec
 from curate.datasets.demo import demo_row
-from curate.models import FAMILIES, ModelSpec
+from curate.models import ModelSpec
+from curate.models.families import FAMILIES
 from curate.pipeline.job import ScoreJob
 from curate.pipeline.score import score
 from curate.scoring.parameters import ScoringParameters

@@ -15,7 +15,7 @@ from scipy.stats import spearmanr
 from curate import demo
 from curate.datasets import DatasetSpec, open_dataset
 from curate.manifest.rows import ScoredRow
-from curate.models import inspect_model
+from curate.models.families import inspect_model
 from curate.sae.load import inspect_dictionary, load_dictionary
 from curate.scoring.parameters import ScoringParameters
 from curate.scoring.prepare import Prepared, prepare, token_batches

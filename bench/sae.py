@@ -18,11 +18,13 @@ import torch
 from bench.llava import D_MODEL, HOOK_LAYER, write_model, write_samples
 from curate.datasets import DatasetSpec
 from curate.harvest.activations import BLOCK_ROWS, Chunk, Place, blocks, chunks, read_block
-from curate.harvest.job import SAETrainJob, TrainPlan, plan
+from curate.harvest.job import SAETrainJob
+from curate.harvest.plan import TrainPlan, plan
 from curate.harvest.train import Step, train
 from curate.models import ModelSpec
 from curate.models.packing import pack
-from curate.sae.train import TrainingParameters, new_trainer
+from curate.sae.parameters import TrainingParameters
+from curate.sae.train import new_trainer
 from curate.scoring.prepare import token_batches
 
 BLOCKS, ROUNDS, STEPS, CHUNK = 2, 5, 12, 5000

@@ -27,8 +27,10 @@ from curate.datasets import DatasetSpec, open_dataset
 from curate.manifest.ledger import commit, is_whole, ledger_sha256, read_ledger
 from curate.manifest.rank import write_manifest
 from curate.manifest.rows import ScoredRow, scored_table
-from curate.models import FAMILIES, ModelSpec
-from curate.pipeline.job import ScoreJob, plan
+from curate.models import ModelSpec
+from curate.models.families import FAMILIES
+from curate.pipeline.job import ScoreJob
+from curate.pipeline.plan import plan
 from curate.pipeline.score import score
 from curate.storage import location
 

@@ -32,13 +32,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench import actors, llava
 from curate.datasets import DatasetSpec, open_dataset
-from curate.models import inspect_model
+from curate.models.families import inspect_model
 from curate.models.inputs import ModelInputs
 from curate.sae.dictionary import Dictionary
 from curate.sae.load import inspect_dictionary, load_dictionary
 from curate.scoring import scorer as scoring
-from curate.scoring.parameters import ScoringParameters
-from curate.scoring.prepare import Prepared, Text, prepare, token_batches
+from curate.scoring.parameters import ScoringParameters, Text
+from curate.scoring.prepare import Prepared, prepare, token_batches
 from curate.scoring.scorer import Scorer
 from curate.scoring.weights_pass import WeightsPass
 

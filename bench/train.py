@@ -20,9 +20,11 @@ from torch.nn.functional import logsigmoid
 
 from bench.llava import write_model, write_real_model, write_samples
 from curate.datasets import DatasetSpec, open_dataset
-from curate.models import ModelSpec, inspect_model
+from curate.models import ModelSpec
+from curate.models.families import inspect_model
 from curate.training.fit import new_trainer
-from curate.training.job import Method, TrainJob, TrainPlan, TuningParameters
+from curate.training.job import Method, TrainJob, TuningParameters
+from curate.training.plan import TrainPlan
 from curate.training.samples import write_samples as write_parts
 
 ROUNDS, STEPS, BATCH_SIZE, LORA_R = 3, 3, 2, 16

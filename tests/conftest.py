@@ -12,7 +12,7 @@ from upath import UPath
 
 from curate import demo
 from curate.datasets import DatasetSpec, open_dataset
-from curate.models import inspect_model
+from curate.models.families import inspect_model
 from curate.sae.load import inspect_dictionary, load_dictionary
 from curate.scoring.prepare import Prepared, prepare
 
@@ -20,6 +20,7 @@ SAMPLES = 200  # of the run that tests share
 
 # Several processes test at once: threads that wait for each other would take the time of those that work.
 torch.set_num_threads(1)
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # of the processes that tests start
 
 # Hashes of models that tests write are no business of the user's cache.
 _CACHE = tempfile.TemporaryDirectory(prefix="curate-cache-")

@@ -23,7 +23,7 @@ from curate.datasets import DatasetSpec, open_dataset
 from curate.datasets.demo import demo_row
 from curate.demo.export import SCHEMA
 from curate.errors import SampleError
-from curate.models import inspect_model
+from curate.models.families import inspect_model
 from curate.models.packing import pack
 from curate.sae.scale import estimate_scale
 from tests.models.small import picture, write_chameleon

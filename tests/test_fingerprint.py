@@ -11,7 +11,7 @@ import pytest
 
 from curate import demo, fingerprint
 from curate.fingerprint import file_sha256, remembered_sha256
-from curate.models import inspect_model
+from curate.models.families import inspect_model
 from curate.sae.load import inspect_dictionary
 
 

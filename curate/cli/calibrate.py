@@ -112,7 +112,7 @@ def calibrate(
     misses or prefers, before any training is paid for. Cut off, it goes on by the same command.
     """
     from curate.cli.score import job_arguments
-    from curate.experiments.calibrate import CalibrateJob
+    from curate.experiments.calibrate_job import CalibrateJob
 
     own = ("output", "samples", "damages", "seed", "overwrite", "print_job", "dry_run", "json")
     options = without_configured_for_demo(ctx, ctx.params)
@@ -131,9 +131,9 @@ def run_job(job: Any, json: bool = False, overwrite: bool = False) -> None:
 
     from curate.cli.console import OUT, printable
     from curate.cli.progress import progress
-    from curate.experiments.calibrate import PLOT
     from curate.experiments.calibrate import calibrate as run_calibration
     from curate.experiments.calibrate import plan as make_plan
+    from curate.experiments.calibrate_job import PLOT
     from curate.experiments.calibration import draw
 
     plan = make_plan(job)

@@ -142,8 +142,8 @@ def run_job(job: Any, json: bool = False, overwrite: bool = False, retry_failed:
     from curate.cli.progress import progress
     from curate.evaluation.evaluate import Step
     from curate.evaluation.evaluate import evaluate as run_evaluation
-    from curate.evaluation.job import plan
-    from curate.pipeline.session import Progress
+    from curate.evaluation.plan import plan
+    from curate.pipeline.progress import Progress
 
     the_plan = plan(job)
     with progress() as report:

@@ -92,9 +92,9 @@ def explain(
     an image of your own, with the model, SAE and feature weights of the run.
     """
     from curate.cli.console import ERR, OUT, print_json, print_notes, printable
-    from curate.interpret.examples import strongest
-    from curate.interpret.explain import differs, named
     from curate.interpret.labels import read_labels
+    from curate.manifest.find import find_row
+    from curate.manifest.record import read_record
 
     if output is not None and output.suffix.lower() not in (".png", ".svg"):
         raise ConfigurationError(f"--output {output}: it can be a .png or an .svg")
@@ -107,7 +107,17 @@ def explain(
         refuse(ctx, own, "goes with an --image without a run, which has its own")
     if run is None and model is None:
         raise ConfigurationError("--image: name a run whose model and SAE are to look at it, or a --model")
+    if image is not None and question is None:
+        raise ConfigurationError("--image: name a --question")
     known = read_labels(labels) if labels is not None else {}
+    if run is not None:
+        read_record(run)
+        if sample is not None:
+            find_row(run, sample)  # or it would be missed only once the model is loaded
+
+    from curate.interpret.examples import strongest
+    from curate.interpret.explain import differs, named
+
     with ERR.status("loading"):
         lens = _lens(run, model, sae, hook_layer, allow_model_mismatch, weights, delta, device)
     print_notes(lens.notes)
@@ -149,8 +159,8 @@ def _lens(
 ) -> Any:
     from curate.interpret.lens import open_lens, open_run
     from curate.models import ModelSpec
-    from curate.scoring.pair import sae_for
     from curate.scoring.parameters import ScoringParameters
+    from curate.scoring.sae import sae_for
 
     if run is not None:
         return open_run(run, device)
@@ -174,8 +184,7 @@ def _explained(
     if sample is not None:
         return explain_row(lens, sample, metric)
     assert image is not None
-    if question is None:
-        raise ConfigurationError("--image: name a --question")
+    assert question is not None
     return explain(*own_sample(lens, image, question, response), metric or lens.scorer.parameters.metrics[0])
 
 

@@ -113,7 +113,7 @@ def features(
     refuse(ctx, ("feature", "labels"), "goes with a run, not with --images")
     if not by_class:
         refuse(ctx, ("rank",), "goes with --by-class")
-    from curate.interpret.features import FeaturesJob
+    from curate.interpret.features_job import FeaturesJob
 
     content: dict[str, Any] = {
         "output": output or f"runs/features-{Path(str(images)).name}",
@@ -232,7 +232,7 @@ def run_job(job: Any, json: bool = False, overwrite: bool = False) -> None:
     from curate.cli.progress import progress
     from curate.interpret.features import features as list_features
     from curate.interpret.features import plan
-    from curate.pipeline.session import Progress
+    from curate.pipeline.progress import Progress
     from curate.report.class_features import draw_class_features
 
     the_plan = plan(job)

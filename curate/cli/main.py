@@ -1,5 +1,6 @@
 """The `curate` command."""
 
+import os
 import signal
 import tomllib
 from pathlib import Path
@@ -187,4 +188,6 @@ def _terminate(number: int, frame: object) -> None:
 def main() -> None:
     """Console script."""
     signal.signal(signal.SIGTERM, _terminate)
+    # Read when torch is imported: threads that spin while they wait take the time of those that work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()

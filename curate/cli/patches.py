@@ -114,9 +114,9 @@ def run_job(job: Any, json: bool = False, overwrite: bool = False) -> None:
 
     from curate.cli.console import OUT, print_notes, printable
     from curate.cli.progress import progress
-    from curate.interpret.patches.job import plan
+    from curate.interpret.patches.plan import plan
     from curate.interpret.patches.study import study_patches
-    from curate.pipeline.session import Progress
+    from curate.pipeline.progress import Progress
     from curate.report.patches import draw_gallery, draw_patches
 
     the_plan = plan(job)

@@ -95,10 +95,10 @@ def run_job(job: Any, json: bool = False, overwrite: bool = False) -> None:
 
     from curate.cli.console import OUT, print_notes, printable
     from curate.cli.progress import progress
-    from curate.interpret.probe.job import plan
+    from curate.interpret.probe.plan import plan
     from curate.interpret.probe.study import PICTURE
     from curate.interpret.probe.study import probe as run_probe
-    from curate.pipeline.session import Progress
+    from curate.pipeline.progress import Progress
     from curate.report.probe import draw_probe
 
     the_plan = plan(job)

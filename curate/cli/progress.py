@@ -6,15 +6,17 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from curate.cli.console import ERR
 
 if TYPE_CHECKING:
-    from curate.pipeline.session import Progress as Step
+    from curate.pipeline.progress import Progress as Step
 
 _SECONDS_BETWEEN_LINES = 5.0
 TITLES = {
+    "start": "starting",
+    "load": "loading the model",
     "cluster": "waiting for the cluster",
     "check": "shards checked",
     "reading": "SAE's activation scale",
@@ -46,8 +48,11 @@ UNITS = {
 }
 
 
+_WITH_WORKERS = ("fit", "weights", "score")
+
+
 class Rates:
-    """Samples and tokens per second since the stage's first report, and the time left at that pace."""
+    """Samples and tokens per second of a stage's work, and the time left at that pace."""
 
     def __init__(self) -> None:
         self._first: dict[str, tuple[float, int, int]] = {}
@@ -59,17 +64,27 @@ class Rates:
             del self._first[step.stage]  # another run's stage of this name begins
         self._last[step.stage] = step.done
         start, done, tokens = self._first.setdefault(step.stage, (now, step.done, step.tokens))
-        if step.done == done:
-            return "starting workers" if done == 0 and step.stage not in ("check", *UNITS) else ""
-        rate = (step.done - done) / max(now - start, 1e-9)
+        if step.done == done or step.stage == "load":
+            return ""
+        # Stages with workers say how long these worked, without their start; others begin with their first report.
+        if step.stage in _WITH_WORKERS and not step.seconds:
+            return ""  # all were quarantined before any work
+        seconds = step.seconds or max(now - start, 1e-9)
+        rate = (step.done - done) / seconds
         parts = [f"{rate:,.1f} {UNITS.get(step.stage, 'samples')}/s"]
         if step.tokens > tokens:
-            parts.append(f"{(step.tokens - tokens) / max(now - start, 1e-9):,.0f} tokens/s")
+            parts.append(f"{(step.tokens - tokens) / seconds:,.0f} tokens/s")
         if step.quarantined:
             parts.append(f"{step.quarantined:,} quarantined")
         if step.done < step.total:
             parts.append(f"{timedelta(seconds=round((step.total - step.done) / rate))} left")
         return ", ".join(parts)
+
+
+def _how_far(step: "Step") -> str:
+    if step.stage == "load":
+        return f"{step.done / 1e9:.1f} of {step.total / 1e9:.1f} GB"
+    return f"{step.done:,}/{step.total:,}"
 
 
 @contextmanager
@@ -83,31 +98,35 @@ def progress() -> Iterator[Callable[["Step"], None]]:
         def line(step: "Step") -> None:
             nonlocal lacks
             now = time.monotonic()
+            if step.stage == "start":
+                return
             if step.stage == "cluster":
                 if step.lacks != lacks:
                     lacks = step.lacks
                     ERR.print(f"{TITLES[step.stage]}: it needs {lacks}")
                 return
-            whole = step.done == step.total and step.stage != "check"
+            rate = rates.of(step)
+            whole = step.done == step.total and step.stage not in ("check", "load")
             if whole or now - last["time"] >= _SECONDS_BETWEEN_LINES:
                 last["time"] = now
-                rate = rates.of(step)
-                ERR.print(f"{TITLES[step.stage]}: {step.done:,}/{step.total:,}" + (f" ({rate})" if rate else ""))
+                ERR.print(f"{TITLES[step.stage]}: {_how_far(step)}" + (f" ({rate})" if rate else ""))
 
         yield line
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[far]}"))
     with Progress(*columns, TextColumn("{task.fields[rate]}"), console=ERR) as bars:
         tasks = {}
 
         def bar(step: "Step") -> None:
+            for passing in ("start", "load", "cluster"):
+                if passing in tasks and passing != step.stage:
+                    bars.remove_task(tasks.pop(passing))
             if step.stage not in tasks:
-                tasks[step.stage] = bars.add_task(TITLES[step.stage], total=step.total or None, rate="")
+                tasks[step.stage] = bars.add_task(TITLES[step.stage], total=None, rate="", far="")
             if step.stage == "cluster":
                 bars.update(tasks[step.stage], rate=f"it needs {step.lacks}")
-                return
-            if "cluster" in tasks:
-                bars.remove_task(tasks.pop("cluster"))
-            bars.update(tasks[step.stage], completed=step.done, total=step.total or None, rate=rates.of(step))
+            elif step.stage != "start":
+                far, rate = _how_far(step), rates.of(step)
+                bars.update(tasks[step.stage], completed=step.done, total=step.total or None, far=far, rate=rate)
 
         yield bar

@@ -78,6 +78,7 @@ def report(
 
     from curate.cli.arguments import option_error
     from curate.cli.console import ERR, OUT, print_json, printable
+    from curate.manifest.record import read_record
     from curate.manifest.rule import Rule
 
     if output.is_dir():
@@ -91,6 +92,8 @@ def report(
     except ValidationError as error:
         raise option_error(error) from error
     assert share is not None
+    for run in runs:
+        read_record(run)  # which says what is no run before all that draws is imported
     with ERR.status("loading") as status:
         from curate.manifest.atomic import write_text
         from curate.report.html.gather import Request, gather

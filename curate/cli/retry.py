@@ -1,5 +1,6 @@
 """`curate retry`."""
 
+import time
 from typing import Annotated, Any
 
 import typer
@@ -22,7 +23,7 @@ def retry(
 
     The data may have changed since only where rows are quarantined; `curate quarantine RUN` shows them.
     """
-    from curate.pipeline.retry import RetryJob
+    from curate.pipeline.retry_job import RetryJob
 
     job = RetryJob(run=str(run), sample_timeout=sample_timeout, actors=actors, address=address)
     if not only_described(job, print_job, dry_run, json):
@@ -33,16 +34,24 @@ def run_job(retry_job: Any, json: bool = False) -> None:
     """Retry as the job says, and say what came out."""
     from pydantic import ValidationError
 
-    from curate.cli.console import ERR
+    from curate.cli.console import ERR, printable
     from curate.cli.progress import progress
-    from curate.cli.score import announce_plan, summarize
-    from curate.pipeline.retry import retry as run_retry
-    from curate.pipeline.retry import score_job
+    from curate.cli.score import announce_plan, start_processes, summarize
+    from curate.pipeline.retry_job import nothing_to_retry, score_job
 
     try:
         job = score_job(retry_job)
     except ValidationError as error:
         raise option_error(error) from error
+    if (record := nothing_to_retry(job)) is not None:
+        ERR.print(printable(f"no quarantined rows in {job.output}: nothing to retry"), soft_wrap=True)
+        if json:
+            print(record.model_dump_json(indent=2))
+        return
+
+    started = time.monotonic()
+    start_processes(job.resources)
+    from curate.pipeline.retry import retry as run_retry
 
     def announce(plan: Any, rows: int) -> None:
         announce_plan(plan)
@@ -53,4 +62,4 @@ def run_job(retry_job: Any, json: bool = False) -> None:
     if json:
         print(record.model_dump_json(indent=2))
         return
-    summarize(job.output, record)
+    summarize(job.output, record, time.monotonic() - started)

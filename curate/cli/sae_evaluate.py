@@ -143,8 +143,8 @@ def run_job(job: Any, json: bool = False) -> None:
     from curate.cli.console import ERR, OUT, printable
     from curate.cli.progress import progress
     from curate.harvest.evaluate import evaluate as run_evaluation
-    from curate.harvest.evaluate_job import plan
-    from curate.pipeline.session import Progress
+    from curate.harvest.evaluate_plan import plan
+    from curate.pipeline.progress import Progress
 
     the_plan = plan(job)
     ERR.print(printable(f"judging on {len(the_plan.corpus):,} rows of {the_plan.corpus.name}"), soft_wrap=True)

@@ -12,7 +12,7 @@ from curate.cli.arguments import pairs, validated
 
 if TYPE_CHECKING:
     from curate.harvest.activations import Harvest
-    from curate.harvest.evaluate_job import EvaluatePlan
+    from curate.harvest.evaluate_plan import EvaluatePlan
     from curate.sae.dictionary import DictionaryInfo
 
 DATA = "Data to measure on"
@@ -111,7 +111,8 @@ def measure_on(
         ConfigurationError: they do not; or an option has no such value.
         DataError: data cannot be read, or the hub cannot be reached.
     """
-    from curate.harvest.evaluate_job import SAEEvaluateJob, plan
+    from curate.harvest.evaluate_job import SAEEvaluateJob
+    from curate.harvest.evaluate_plan import plan
 
     data: dict[str, Any] = {
         "name": measuring.dataset,

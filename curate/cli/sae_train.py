@@ -209,10 +209,10 @@ def run_job(job: Any, json: bool = False, overwrite: bool = False) -> None:
     """Run the job, with a bar, and print what came of it."""
     from curate.cli.console import OUT, print_json, printable
     from curate.cli.progress import progress
-    from curate.harvest.job import plan
+    from curate.harvest.plan import plan
     from curate.harvest.train import Step, train
     from curate.pipeline.harvest import chunks_of
-    from curate.pipeline.session import Progress
+    from curate.pipeline.progress import Progress
 
     the_plan = plan(job)
     with progress() as report, chunks_of(the_plan) as chunks_from:

@@ -1,5 +1,6 @@
 """`curate score`."""
 
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -196,11 +197,18 @@ def score(
     prepare_resources: Annotated[
         str | None, typer.Option(help="Custom resources of each, as name=amount,…", rich_help_panel=RESOURCES)
     ] = None,
+    executor: Annotated[
+        Literal["auto", "local", "ray"],
+        typer.Option(
+            help="local runs one actor on this machine, without Ray; ray starts Ray or takes a cluster. auto takes ray "
+            "for a cluster, several actors and long runs on a GPU.",
+            rich_help_panel=RESOURCES,
+        ),
+    ] = "auto",
     address: Annotated[
         str | None,
         typer.Option(
-            help="Running Ray cluster, as HOST:6379; by default that of RAY_ADDRESS, else Ray is started here.",
-            rich_help_panel=RESOURCES,
+            help="Running Ray cluster, as HOST:6379; by default that of RAY_ADDRESS.", rich_help_panel=RESOURCES
         ),
     ] = None,
     cluster_wait: Annotated[
@@ -236,15 +244,30 @@ def score(
 
 def run_job(job: Any, json: bool = False, overwrite: bool = False) -> None:
     """Score as the job says, and say what came out."""
+    started = time.monotonic()
     from curate.cli.progress import progress
-    from curate.pipeline.score import score as run_score
+    from curate.datasets import check_there
+    from curate.pipeline.progress import Progress
 
+    check_there(job.dataset)
     with progress() as report:
+        report(Progress("start"))
+        start_processes(job.resources)
+        from curate.pipeline.score import score as run_score
+
         record = run_score(job, report, _announce, overwrite)
     if json:
         print(record.model_dump_json(indent=2))
     else:
-        summarize(job.output, record)
+        summarize(job.output, record, time.monotonic() - started)
+
+
+def start_processes(resources: Any) -> None:
+    """Let the processes of a local run import what they need while this one imports its own."""
+    if resources.one_process:
+        from curate.pipeline.child import start_server
+
+        start_server()
 
 
 _NOT_OF_THE_JOB = ("resume", "overwrite", "print_job", "dry_run", "json")
@@ -263,7 +286,15 @@ _PLACES: dict[str, tuple[tuple[str, str], ...]] = {
     **{name: (("parameters", name),) for name in ("batch_size", "top_features")},
     **{
         name: (("resources", name),)
-        for name in ("address", "actors", "min_actors", "initial_actors", "cpus_per_actor", "gpus_per_actor")
+        for name in (
+            "executor",
+            "address",
+            "actors",
+            "min_actors",
+            "initial_actors",
+            "cpus_per_actor",
+            "gpus_per_actor",
+        )
     },
     **{
         name: (("resources", name),)
@@ -337,16 +368,15 @@ def announce_plan(plan: Any) -> None:
         ERR.print("[yellow]note:[/yellow]", printable(note), soft_wrap=True)
 
 
-def summarize(run: Any, record: Any) -> None:
-    """Say what a run came to."""
+def summarize(run: Any, record: Any, seconds: float) -> None:
+    """Say what a run came to, in how many seconds of this command."""
     from curate.cli.console import OUT, printable
 
     counts = record.counts
     for warning in record.warnings:
         OUT.print("[yellow]warning:[/yellow]", printable(warning), soft_wrap=True)
     OUT.print(
-        f"{counts.scored:,} scored + {counts.quarantined:,} quarantined = {counts.read:,} read, "
-        f"in {sum(record.timings.values()):.0f} s"
+        f"{counts.scored:,} scored + {counts.quarantined:,} quarantined = {counts.read:,} read, in {seconds:.0f} s"
     )
     if counts.quarantined:
         reasons = ", ".join(f"{count:,} {name}" for name, count in sorted(counts.quarantined_by_error.items()))

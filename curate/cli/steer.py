@@ -190,9 +190,10 @@ def run_job(job: Any, json: bool = False, overwrite: bool = False) -> None:
     from curate.cli.console import OUT, print_notes, printable
     from curate.cli.progress import progress
     from curate.cli.side_by_side import side_by_side
-    from curate.interpret.steer.job import PLOT, RECORD, plan
+    from curate.interpret.steer.job import PLOT, RECORD
+    from curate.interpret.steer.plan import plan
     from curate.interpret.steer.study import steer as run_study
-    from curate.pipeline.session import Progress
+    from curate.pipeline.progress import Progress
     from curate.report.steer import draw_steering
 
     the_plan = plan(job)

@@ -186,7 +186,7 @@ def run_job(job: Any, json: bool = False, overwrite: bool = False) -> None:
     from curate.cli.console import OUT, print_json, printable
     from curate.cli.progress import progress
     from curate.experiments.sweep import sweep as run_sweep
-    from curate.experiments.sweep_job import plan as make_plan
+    from curate.experiments.sweep_plan import plan as make_plan
 
     plan = make_plan(job)
     with progress() as report:

@@ -183,8 +183,8 @@ def run_job(job: Any, json: bool = False, overwrite: bool = False) -> None:
     """Run the job, with a bar, and print what came of it."""
     from curate.cli.console import OUT, print_json, printable
     from curate.cli.progress import progress
-    from curate.pipeline.session import Progress
-    from curate.training.job import plan
+    from curate.pipeline.progress import Progress
+    from curate.training.plan import plan
     from curate.training.train import train as run_training
 
     the_plan = plan(job)

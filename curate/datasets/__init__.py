@@ -160,12 +160,13 @@ class Dataset(Opened):
         return decode_row(row, source_row, self.layout, self.root, self.image_size)
 
 
-def open_dataset(spec: DatasetSpec) -> Dataset:
-    """Find the data set's files, check their columns and pick the rows; reads no row.
+def check_there(spec: DatasetSpec) -> None:
+    """Check that preferences are known by the spec's name or lie at its path, and that its options go with them.
+
+    Opens no file and asks no hub.
 
     Raises:
-        ConfigurationError: no such data set, split, file or column.
-        DataError: a file is damaged, or the hub cannot be reached.
+        ConfigurationError: there are none, or an option does not go with them.
     """
     if spec.name in DOCUMENTS:
         raise ConfigurationError(f"{spec.name} holds documents, not preferences: it trains SAEs (curate sae train)")
@@ -174,6 +175,19 @@ def open_dataset(spec: DatasetSpec) -> Dataset:
     if spec.name == DEMO:
         if spec.data_dir or spec.columns or spec.split not in ("train", "all"):
             raise ConfigurationError("--data-dir, --columns and --split do not go with the demo data set")
+    elif spec.name not in LAYOUTS:
+        existing_path(spec, (DEMO, *LAYOUTS))
+
+
+def open_dataset(spec: DatasetSpec) -> Dataset:
+    """Find the data set's files, check their columns and pick the rows; reads no row.
+
+    Raises:
+        ConfigurationError: no such data set, split, file or column.
+        DataError: a file is damaged, or the hub cannot be reached.
+    """
+    check_there(spec)
+    if spec.name == DEMO:
         source, layout, root = DemoSource(spec.limit or DEMO_ROWS, spec.seed), align_anything.LAYOUT, None
         files: list[UPath] = []
     elif spec.name in LAYOUTS:
@@ -181,9 +195,8 @@ def open_dataset(spec: DatasetSpec) -> Dataset:
         root, files = dataset_files(layout, location(spec.data_dir) if spec.data_dir else None, spec.split)
         source = open_table(inspect_files(files), layout.columns, optional=("quality",))
     else:
-        path = existing_path(spec, (DEMO, *LAYOUTS))
         layout = table_layout(spec)
-        root, files = table_files(path)
+        root, files = table_files(location(spec.name))
         source = open_table(inspect_files(files), layout.columns, optional=("quality",))
     return Dataset(spec.name, source, picked(spec, source), root, tuple(files), layout, spec.image_size)
 

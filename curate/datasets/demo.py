@@ -99,8 +99,10 @@ def render(scene: Scene, rng: random.Random) -> Image.Image:
         y = (item.quadrant // 2 + 0.5) * cell_h + rng.uniform(-1, 1) * (cell_h / 2 - radius) * 0.6
         colour = tuple(min(255, max(0, channel + rng.randint(-15, 15))) for channel in COLOURS[item.colour])
         _draw_shape(pen, item.shape, x, y, radius, colour)
-    noise = np.random.default_rng(rng.getrandbits(32)).normal(0, 6, (height, width, 3))
-    return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))
+    pixels = np.random.default_rng(rng.getrandbits(32)).normal(0, 6, (height, width, 3))
+    pixels += np.asarray(image)
+    # In place: it is large enough for each copy to cost its pages anew.
+    return Image.fromarray(pixels.clip(0, 255, out=pixels).astype(np.uint8))
 
 
 def _draw_shape(pen: ImageDraw.ImageDraw, shape: str, x: float, y: float, r: float, fill: tuple[int, ...]) -> None:

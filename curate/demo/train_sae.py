@@ -10,7 +10,7 @@ from torch import Tensor
 from curate.datasets import Dataset, DatasetSpec, open_dataset
 from curate.datasets.demo import CLEAN
 from curate.demo import HOOK_LAYER
-from curate.models import inspect_model
+from curate.models.families import inspect_model
 from curate.models.family import ModelInfo
 from curate.models.packing import pack
 from curate.sae.load import inspect_dictionary, load_dictionary

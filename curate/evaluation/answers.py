@@ -7,7 +7,7 @@ from typing import Any
 from curate.errors import DataError, RunStopped, SampleError, TooLong
 from curate.evaluation.benches.bench import Bench, Question
 from curate.evaluation.benches.folder import AnswerRow, read_rows
-from curate.evaluation.job import Generation
+from curate.evaluation.plan import Generation
 from curate.fingerprint import text_sha256
 from curate.manifest.journal import append, cut_torn_line, replace
 from curate.models.family import InputBuilder, ModelInfo, WholeModel

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from curate import __version__
 from curate.errors import ConfigurationError, DataError, RunStopped
 from curate.evaluation.answers import CUT, answered
-from curate.evaluation.job import EvaluatePlan, Generation
 from curate.evaluation.judging import RULES_JUDGE, reviewed
+from curate.evaluation.plan import EvaluatePlan, Generation
 from curate.evaluation.reviews import scored
 from curate.evaluation.summary import Figures, Summary, summarize
 from curate.manifest.atomic import write_text

@@ -7,17 +7,17 @@ from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from upath import UPath
 
 from curate import __version__
 from curate.datasets import Dataset, DatasetSpec, open_dataset
 from curate.errors import ConfigurationError, DataError, SampleError
-from curate.experiments.calibration import CONTROLS, FEWEST, Calibration, Found, sentences
+from curate.experiments.calibrate_job import DAMAGED, ORIGINAL, PLOT, SAMPLES, CalibrateJob
+from curate.experiments.calibration import FEWEST, Calibration, Found, sentences
 from curate.experiments.damage import DAMAGES, OF_ANOTHER
 from curate.experiments.paired_auroc import own_share, paired_auroc
 from curate.experiments.records import CALIBRATION as RECORD
@@ -26,14 +26,13 @@ from curate.manifest.inputs import INPUTS_FILE, RunInputs, own_files, read_input
 from curate.manifest.lock import LOCK, locked
 from curate.manifest.record import MANIFEST, RunRecord, SAERecord
 from curate.manifest.verify import read_tables
-from curate.metrics import METRICS
-from curate.pipeline.job import ScoreJob, agreeing, inside
+from curate.pipeline.plan import agreeing
+from curate.pipeline.progress import Progress, Report
 from curate.pipeline.score import score
-from curate.pipeline.session import SAME_COMMAND, Progress, Report
+from curate.pipeline.session import SAME_COMMAND
 from curate.sample import Sample
-from curate.storage import LocalFolder, absolute, location, remove
+from curate.storage import location, remove
 
-ORIGINAL, DAMAGED, SAMPLES, PLOT = "original", "damaged", "samples", "calibration.png"
 OURS = {ORIGINAL, DAMAGED, SAMPLES, RECORD, PLOT, INPUTS_FILE, LOCK}
 _PARTS = [pa.field("question", pa.string()), pa.field("image", pa.binary())]
 _PARTS += [pa.field("chosen", pa.string()), pa.field("rejected", pa.string())]
@@ -41,47 +40,6 @@ ORIGINAL_SCHEMA = pa.schema([*_PARTS, pa.field("source_row", pa.int64())])
 # `original`: the row in the table of originals.
 DAMAGED_SCHEMA = pa.schema([*_PARTS, pa.field("damage", pa.string()), pa.field("original", pa.int64())])
 _GROUP_ROWS = 256
-
-
-class CalibrateJob(BaseModel):
-    """What `curate calibrate` is asked to do."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    kind: Literal["calibrate"] = "calibrate"
-    output: LocalFolder = Field(
-        description="the folder of all that is made, on this machine or one that all workers share"
-    )
-    score: ScoreJob = Field(
-        default=None, validate_default=True, description="which data, and how they are scored; by default every metric"
-    )
-    samples: int = Field(default=500, ge=2, description="drawn from the data, each with a copy of every damage")
-    damages: tuple[str, ...] = Field(default=tuple(DAMAGES), min_length=1, description="kinds of damage")
-    seed: int = Field(default=0, description="of the draw, and of the damages")
-
-    @field_validator("score", mode="before")
-    @classmethod
-    def _score_into_output(cls, score: Any, info: ValidationInfo) -> Any:
-        """Every metric there is, or those that are named, and always the controls."""
-        if not isinstance(score, dict | None) or "output" not in info.data:
-            return score
-        content = inside(score, "score", f"{info.data['output']}/{ORIGINAL}")
-        parameters = {"metrics": tuple(METRICS), **(content.get("parameters") or {})}
-        metrics = parameters["metrics"]
-        if isinstance(metrics, list | tuple):
-            parameters["metrics"] = (*metrics, *(name for name in CONTROLS if name not in metrics))
-        return {**content, "parameters": parameters}
-
-    @field_validator("damages")
-    @classmethod
-    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if unknown := [name for name in names if name not in DAMAGES]:
-            raise ValueError(f"no damage {', '.join(unknown)}; there are: {', '.join(DAMAGES)}")
-        return tuple(dict.fromkeys(names))
-
-    def absolute(self) -> "CalibrateJob":
-        """The job with local paths made absolute."""
-        return self.model_copy(update={"output": absolute(self.output), "score": self.score.absolute()})
 
 
 class CalibratePlan(NamedTuple):

@@ -5,11 +5,12 @@ from typing import NamedTuple
 
 from curate.datasets import open_dataset
 from curate.errors import DataError
-from curate.harvest.job import device_and_dtype
+from curate.harvest.plan import device_and_dtype
 from curate.manifest.record import RunRecord
 from curate.models import ModelSpec
 from curate.pipeline.first_pass import weight_dataset
-from curate.pipeline.job import ScoreJob, agreeing
+from curate.pipeline.job import ScoreJob
+from curate.pipeline.plan import agreeing
 from curate.sae.load import load_dictionary
 from curate.scoring.prepare import Prepared, prepare
 from curate.scoring.weights_pass import WeightsPass

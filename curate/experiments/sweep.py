@@ -10,16 +10,18 @@ from curate.evaluation.judge import check_judge
 from curate.experiments.published import comparisons
 from curate.experiments.records import SWEEP as RECORD
 from curate.experiments.sweep_cells import SELECTIONS, Cells, places
-from curate.experiments.sweep_job import BASE, CELLS, RUN, SweepJob, SweepPlan
+from curate.experiments.sweep_job import BASE, CELLS, RUN, SweepJob
+from curate.experiments.sweep_plan import SweepPlan
 from curate.experiments.sweep_plot import draw_figure7, draw_figure8, has_weights
 from curate.experiments.sweep_results import SweepRecord, as_csv, correlations, findings, means
 from curate.manifest.atomic import write_text
 from curate.manifest.inputs import INPUTS_FILE, RunInputs, own_files, read_inputs, versions, write_inputs
 from curate.manifest.lock import LOCK, locked
 from curate.manifest.record import RunRecord
+from curate.pipeline.progress import Report
 from curate.pipeline.resources import cluster_address
 from curate.pipeline.score import score
-from curate.pipeline.session import SAME_COMMAND, Report, resumable
+from curate.pipeline.session import SAME_COMMAND, resumable
 from curate.pipeline.tasks import Failed, Task, run_tasks
 from curate.storage import location
 

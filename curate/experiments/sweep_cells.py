@@ -13,21 +13,22 @@ from pydantic import ValidationError
 from curate.errors import DataError, first_line
 from curate.evaluation.evaluate import EvaluationRecord, evaluate
 from curate.evaluation.job import EvaluateJob
-from curate.evaluation.job import plan as plan_evaluation
+from curate.evaluation.plan import plan as plan_evaluation
 from curate.experiments.model_score import ModelScore, model_score
-from curate.experiments.sweep_job import BASE, CELLS, EVALUATION, SweepPlan, choices, train_job
+from curate.experiments.sweep_job import BASE, CELLS, EVALUATION, choices, train_job
+from curate.experiments.sweep_plan import SweepPlan
 from curate.experiments.sweep_results import FULL, Cell, Tuned
 from curate.manifest.atomic import write_text
 from curate.manifest.record import RunRecord
 from curate.manifest.select import SelectJob, select
 from curate.manifest.selection import SELECTION, samples_sha256
-from curate.pipeline.session import Progress, Report
+from curate.pipeline.progress import Progress, Report
 from curate.pipeline.tasks import Failed, Takes, Task
 from curate.storage import location
 from curate.training.folder import MODEL
 from curate.training.folder import RECORD as TRAINING_RECORD
 from curate.training.job import Method, TrainJob
-from curate.training.job import plan as plan_training
+from curate.training.plan import plan as plan_training
 from curate.training.train import TrainingRecord, train
 
 SELECTIONS, TRAINING, CELL = "selections", "training", "cell.json"

@@ -5,11 +5,13 @@ from typing import NamedTuple
 
 from curate.datasets import DatasetSpec, open_dataset, spread
 from curate.errors import DataError, SampleError
-from curate.evaluation.job import Generation
-from curate.experiments.sweep_job import SweepJob, SweepPlan, choices, n_trainings
+from curate.evaluation.plan import Generation
+from curate.experiments.sweep_job import SweepJob, choices, n_trainings
+from curate.experiments.sweep_plan import SweepPlan
 from curate.models.family import ModelInfo
 from curate.pipeline.cost import DEVICES, UTILISATION
-from curate.training.job import Method, TuningParameters, footprint, n_steps, n_validated, samples_in_a_step
+from curate.training.job import Method, TuningParameters
+from curate.training.plan import footprint, n_steps, n_validated, samples_in_a_step
 
 PEAK = next(device.bfloat16 for device in DEVICES if device.name == "H100")  # operations a second
 TRAINING_UTILISATION = UTILISATION  # what well-tuned trainings of 7 billion parameters reach, too

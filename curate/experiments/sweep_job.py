@@ -1,27 +1,20 @@
-"""What `curate sweep` is asked to do, and the check that it can be done before anything is paid for."""
+"""What `curate sweep` is asked to do."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from decimal import Decimal
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from curate.datasets import DEMO, DatasetSpec
-from curate.errors import ConfigurationError
-from curate.evaluation.job import EvaluateJob, EvaluatePlan, Generation
-from curate.evaluation.job import plan as plan_evaluation
-from curate.manifest.record import RunRecord, read_record
+from curate.datasets import DEMO
+from curate.evaluation.job import EvaluateJob
+from curate.manifest.record import read_record
 from curate.metrics import METRICS
 from curate.models import ModelSpec
-from curate.pipeline.connection import cluster_has_gpus
 from curate.pipeline.job import ScoreJob, inside
-from curate.pipeline.job import plan as plan_scoring
-from curate.pipeline.resources import cluster_address
 from curate.scoring.parameters import REJECTED
 from curate.storage import LocalFolder, Location, absolute, location
-from curate.training.job import Method, TrainJob, TuningParameters, check_counts, check_family
+from curate.training.job import Method, TrainJob, TuningParameters
 
 RUN, CELLS, BASE, EVALUATION = "run", "cells", "base", "evaluation"
 FULL, RANDOM = "full", "random"
@@ -195,63 +188,3 @@ def n_trainings(job: SweepJob) -> tuple[int, int]:
     """Trainings of the grid, and those of them on all data; fewer where selections keep the same samples."""
     each = sum(job.seeds if choice.seed is None else 1 for choice in choices(job))
     return len(job.methods) * each, len(job.methods) * job.seeds
-
-
-@dataclass(frozen=True)
-class SweepPlan:
-    """A job whose data, models, bench and judge were found and agree.
-
-    Attributes:
-        run: the record of the run to select from, if it is there.
-        base: the evaluation of the model that is tuned.
-        dataset: what is scored, or was.
-        samples: how many there are to select from, at most.
-        on_gpu: whether trainings and evaluations take a GPU each.
-    """
-
-    job: SweepJob
-    run: RunRecord | None
-    base: EvaluatePlan
-    dataset: DatasetSpec
-    samples: int
-    on_gpu: bool
-
-    @property
-    def run_folder(self) -> str:
-        return self.job.run or f"{self.job.output}/{RUN}"
-
-
-def plan(job: SweepJob) -> SweepPlan:
-    """Open data, models and bench; loads no weights.
-
-    Raises:
-        ConfigurationError: something cannot work; the message says what to do.
-        DataError: data or the run cannot be read, or the hub cannot be reached.
-    """
-    job = job.absolute()
-    if Path(job.output).is_file():
-        raise ConfigurationError(f"--output {job.output} is a file; name a folder")
-    base = plan_evaluation(job.evaluation)
-    candidate = base.candidate
-    assert isinstance(candidate, Generation)  # no answers, validated
-    check_family(job.model.name, candidate.model, job.training)
-    record = None
-    if job.run is not None:
-        record = read_record(location(job.run))
-        if record.status != "complete":
-            raise ConfigurationError(
-                f"--run {job.run} is {record.status}: finish it with curate score --resume {job.run}"
-            )
-        if other := [name for name in job.metrics if name not in record.metrics]:
-            raise ConfigurationError(f"--metric {', '.join(other)}: {job.run} has {', '.join(record.metrics)}")
-        n_rows, spec = record.counts.scored, DatasetSpec.model_validate(record.arguments["dataset"])
-    else:
-        assert job.score is not None  # validated: there is no run
-        n_rows, spec = len(plan_scoring(job.score).dataset), job.score.dataset
-    smallest = job.ratios[0]
-    check_counts(job.training, job.workers, round(smallest * n_rows), f"--ratios {smallest}: the selection")
-    cluster = cluster_address(job.address)
-    on_gpu = candidate.device == "cuda"
-    if cluster is not None and job.model.device == "auto":
-        on_gpu = cluster_has_gpus(cluster)
-    return SweepPlan(job, record, base, spec, n_rows, on_gpu)

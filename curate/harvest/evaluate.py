@@ -17,7 +17,8 @@ from curate.datasets import DEMO, DatasetSpec
 from curate.errors import ConfigurationError, DataError, NonFinite, RunStopped
 from curate.harvest.activations import Harvest, Piece, blocks, learned_from
 from curate.harvest.compare import Compared, compare, draw, training_facts
-from curate.harvest.evaluate_job import PICTURE, RESULT, EvaluatePlan, SAEEvaluateJob
+from curate.harvest.evaluate_job import PICTURE, RESULT, SAEEvaluateJob
+from curate.harvest.evaluate_plan import EvaluatePlan
 from curate.harvest.reading import READERS, all_chunks, first_states
 from curate.manifest.atomic import write_text
 from curate.manifest.rows import QuarantineRow

@@ -21,8 +21,8 @@ from curate import __version__
 from curate.errors import ConfigurationError, DataError, RunStopped, Terminated
 from curate.harvest.activations import Chunk, Place, blocks, chunks
 from curate.harvest.checkpoint import STATE_FILE, State, restored, save_checkpoint, sync_files
-from curate.harvest.job import TrainPlan
 from curate.harvest.loggers import Log, logging_to
+from curate.harvest.plan import TrainPlan
 from curate.manifest.atomic import write_text
 from curate.manifest.inputs import own_files
 from curate.manifest.lock import LOCK, locked

@@ -6,54 +6,26 @@ features that fire on more than 1,000 of 10,000 images are left out, and the str
 
 from collections.abc import Iterator
 from decimal import Decimal
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from scipy import sparse
 
 from curate.datasets.labelled import LabelledImages, open_labelled
 from curate.errors import ConfigurationError
-from curate.interpret.pooling import Pooling, Tokens, pooled_images
+from curate.interpret.features_job import LARGEST_SHARE, FeaturesJob
+from curate.interpret.pooling import pooled_images
 from curate.interpret.scales import with_scales
-from curate.interpret.study import LeftOut, ManySAEsJob, Report, Subject, look_at, study_folder
+from curate.interpret.study import LeftOut, Report, study_folder
+from curate.interpret.subject import Subject, look_at
 from curate.manifest.atomic import write_text
 from curate.manifest.inputs import versions
 from curate.storage import location
 
 RECORD, SHARDS, PICTURE = "features.json", "images", "features"
-LARGEST_SHARE = 0.1
 SHOWN = 5
 MOST_SAES = 100
-
-
-def _share_or_count(value: float) -> float:
-    if value > 1 and value != int(value):
-        raise ValueError(f"{value} is neither a share, up to 1, nor a count of images")
-    return value
-
-
-class FeaturesJob(ManySAEsJob):
-    """What `curate features` of labelled images is asked."""
-
-    kind: Literal["features"] = "features"
-    by_class: bool = Field(default=False, description="the features of each class, not of each image")
-    poolings: tuple[Pooling, ...] = Field(
-        default=("sum",), min_length=1, description="of activations over tokens: sum, max, or top-K of each token"
-    )
-    tokens: Tokens = Field(default="image", description="which are pooled")
-    clean: Annotated[float, AfterValidator(_share_or_count)] | None = Field(
-        default=None,
-        gt=0,
-        allow_inf_nan=False,
-        description="features that fire on more images are left out: a count, or up to 1 a share; by default "
-        f"{LARGEST_SHARE}, as of the study of CIFAR-100, or twice the largest class where that is more",
-    )
-    rank: Literal["mean", "difference"] = Field(
-        default="mean",
-        description="a class's features by their mean over its images, or by how much that is over the mean elsewhere",
-    )
-    top: int = Field(default=10, ge=1, description="features listed of each image or class")
 
 
 class FeaturesPlan(NamedTuple):

@@ -8,7 +8,7 @@ from upath import UPath
 
 from curate.datasets import Dataset, DatasetSpec, open_dataset
 from curate.errors import ConfigurationError, DataError, SampleError
-from curate.harvest.job import device_and_dtype
+from curate.harvest.plan import device_and_dtype
 from curate.manifest.record import WEIGHTS_FOLDER, RunRecord, read_record
 from curate.manifest.weights import WEIGHTS_FILE, given_weights
 from curate.models import ModelSpec
@@ -17,8 +17,7 @@ from curate.sae.dictionary import known_scale
 from curate.sae.load import load_dictionary
 from curate.sample import Sample
 from curate.scoring.pair import agree
-from curate.scoring.parameters import ScoringParameters
-from curate.scoring.prepare import Text
+from curate.scoring.parameters import ScoringParameters, Text
 from curate.scoring.scorer import Scorer
 
 

@@ -1,17 +1,15 @@
 """Features of whole images: activations pooled over tokens, shard by shard, and what the vision tower itself says."""
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import AfterValidator
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from scipy import sparse
@@ -20,7 +18,9 @@ from torch import Tensor
 from curate.datasets.labelled import LabelledImages
 from curate.errors import DataError, NonFinite, OutOfMemory, SampleError, first_line
 from curate.harvest.activations import learned_from
-from curate.interpret.study import LeftOut, Report, Subject
+from curate.interpret.pooling_rule import MAX, SUM, Tokens
+from curate.interpret.study import LeftOut, Report
+from curate.interpret.subject import Subject
 from curate.manifest.atomic import write_atomically
 from curate.models.packing import pack
 from curate.sae.dictionary import Dictionary
@@ -28,8 +28,6 @@ from curate.sae.load import load_dictionary
 from curate.scoring.memory import is_out_of_memory
 from curate.storage import location
 
-SUM, MAX = "sum", "max"
-_TOP = re.compile(r"top-([1-9][0-9]*)")
 _BLOCK_ELEMENTS = 2**22
 SHARD_IMAGES = 64
 LEFT_OUT = "left out"
@@ -37,19 +35,6 @@ LEFT_OUT = "left out"
 _PARTS = ("data", "indices", "indptr", "shape")
 
 
-def checked_pooling(name: str) -> str:
-    """The name of a way to pool.
-
-    Raises:
-        ValueError: it is none.
-    """
-    if name not in (SUM, MAX) and not _TOP.fullmatch(name):
-        raise ValueError(f"{name} is no pooling: there are {SUM}, {MAX}, and top-K with a number K, such as top-5")
-    return name
-
-
-Pooling = Annotated[str, AfterValidator(checked_pooling)]
-Tokens = Literal["image", "all"]
 # The name of an SAE, and a pooling.
 Name = tuple[str, str]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from curate.datasets import spread
 from curate.datasets.labelled.labelled import LabelledImages
 from curate.errors import SampleError
-from curate.interpret.study import Subject
+from curate.interpret.subject import Subject
 from curate.models.packing import Packed
 from curate.scoring.fit import READING_SAMPLES, Text, reading_of
 from curate.scoring.hidden import hidden_alone

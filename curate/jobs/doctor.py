@@ -8,26 +8,35 @@ from pydantic import ValidationError
 from rich.filesize import decimal
 
 from curate.errors import ConfigurationError, first_line
-from curate.evaluation.job import EvaluateJob, Generation
-from curate.evaluation.job import EvaluatePlan as BenchPlan
-from curate.evaluation.job import plan as plan_bench
-from curate.experiments.calibrate import CalibrateJob, CalibratePlan
+from curate.evaluation.job import EvaluateJob
+from curate.evaluation.plan import EvaluatePlan as BenchPlan
+from curate.evaluation.plan import Generation
+from curate.evaluation.plan import plan as plan_bench
+from curate.experiments.calibrate import CalibratePlan
 from curate.experiments.calibrate import plan as plan_calibration
+from curate.experiments.calibrate_job import CalibrateJob
 from curate.experiments.sweep_cost import Cost, assumptions, cost
-from curate.experiments.sweep_job import SweepJob, SweepPlan, n_trainings
-from curate.experiments.sweep_job import plan as plan_sweep
-from curate.harvest.evaluate_job import EvaluatePlan, SAEEvaluateJob
-from curate.harvest.evaluate_job import plan as plan_evaluation
-from curate.harvest.job import SAETrainJob, TrainPlan
-from curate.harvest.job import plan as plan_training
-from curate.interpret.features import FeaturesJob, FeaturesPlan
+from curate.experiments.sweep_job import SweepJob, n_trainings
+from curate.experiments.sweep_plan import SweepPlan
+from curate.experiments.sweep_plan import plan as plan_sweep
+from curate.harvest.evaluate_job import SAEEvaluateJob
+from curate.harvest.evaluate_plan import EvaluatePlan
+from curate.harvest.evaluate_plan import plan as plan_evaluation
+from curate.harvest.job import SAETrainJob
+from curate.harvest.plan import TrainPlan
+from curate.harvest.plan import plan as plan_training
+from curate.interpret.features import FeaturesPlan
 from curate.interpret.features import plan as plan_features
-from curate.interpret.patches.job import PatchesJob, PatchesPlan
-from curate.interpret.patches.job import plan as plan_patches
-from curate.interpret.probe.job import ProbeJob, ProbePlan
-from curate.interpret.probe.job import plan as plan_probe
-from curate.interpret.steer.job import SteerJob, SteerPlan
-from curate.interpret.steer.job import plan as plan_steering
+from curate.interpret.features_job import FeaturesJob
+from curate.interpret.patches.job import PatchesJob
+from curate.interpret.patches.plan import PatchesPlan
+from curate.interpret.patches.plan import plan as plan_patches
+from curate.interpret.probe.job import ProbeJob
+from curate.interpret.probe.plan import ProbePlan
+from curate.interpret.probe.plan import plan as plan_probe
+from curate.interpret.steer.job import SteerJob
+from curate.interpret.steer.plan import SteerPlan
+from curate.interpret.steer.plan import plan as plan_steering
 from curate.jobs.files import Job
 from curate.jobs.pipeline import PipelineJob, references
 from curate.manifest.ledger import read_ledger
@@ -36,12 +45,13 @@ from curate.pipeline.finding import Finding, looked, tried
 from curate.pipeline.job import ScoreJob
 from curate.pipeline.preflight import examine as examine_score
 from curate.pipeline.preflight import storage
-from curate.pipeline.retry import RetryJob, score_job
+from curate.pipeline.retry_job import RetryJob, score_job
 from curate.pipeline.trial import Limits
 from curate.storage import location
-from curate.training.job import TrainJob, free_bytes
-from curate.training.job import TrainPlan as TuningPlan
-from curate.training.job import plan as plan_tuning
+from curate.training.job import TrainJob
+from curate.training.plan import TrainPlan as TuningPlan
+from curate.training.plan import free_bytes
+from curate.training.plan import plan as plan_tuning
 
 
 def examine(

@@ -9,18 +9,18 @@ from pydantic import ValidationError
 
 from curate.errors import ConfigurationError, first_line
 from curate.evaluation.job import EvaluateJob
-from curate.experiments.calibrate import CalibrateJob
+from curate.experiments.calibrate_job import CalibrateJob
 from curate.experiments.sweep_job import SweepJob
 from curate.harvest.evaluate_job import SAEEvaluateJob
 from curate.harvest.job import SAETrainJob
-from curate.interpret.features import FeaturesJob
+from curate.interpret.features_job import FeaturesJob
 from curate.interpret.patches.job import PatchesJob
 from curate.interpret.probe.job import ProbeJob
 from curate.interpret.steer.job import SteerJob
 from curate.jobs.pipeline import STAGE_KINDS, PipelineJob
 from curate.manifest.select import SelectJob
 from curate.pipeline.job import ScoreJob
-from curate.pipeline.retry import RetryJob
+from curate.pipeline.retry_job import RetryJob
 from curate.training.job import TrainJob
 
 Job = (

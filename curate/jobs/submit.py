@@ -13,7 +13,7 @@ from curate.jobs.cluster import Cluster, Submission
 from curate.jobs.files import Job, read_job, write_job
 from curate.jobs.pipeline import PipelineJob
 from curate.pipeline.job import ScoreJob
-from curate.pipeline.retry import RetryJob
+from curate.pipeline.retry_job import RetryJob
 
 JOB_FILE = "job.yaml"
 PACKAGE = Path(curate.__file__).parent

@@ -66,12 +66,12 @@ class Throughput(_Record):
     samples: int = Field(description="that ran through the model")
     tokens: int = Field(description="of these samples, those that were run")
     quarantined: int = Field(description="samples that could not be scored")
-    samples_per_second: float = Field(description="over the whole stage, the start of its workers included")
+    samples_per_second: float = Field(description="of the work alone: the start of workers is not counted")
     tokens_per_second: float
     shared_share: float = Field(
         description="of all texts' tokens, those that were not run again, for another text begins with them"
     )
-    busy_share: float = Field(description="of the actors' time between being ready and their last batch")
+    busy_share: float = Field(description="of the workers' time between being ready and their last batch")
     queued_batches: float = Field(description="prepared batches that waited for an actor, on average")
 
 

@@ -1,4 +1,7 @@
-"""Metrics: pure functions of what a model and its SAE see in a sample. `METRICS` holds them all."""
+"""Metrics: pure functions of what a model and its SAE see in a sample. `METRICS` holds them all.
+
+Jobs are checked against it, so it imports no torch: metrics only call methods of the tensors that they are given.
+"""
 
 from curate.metrics import cooccurrence, cosine, ifd, l0, length, loglik, margin, random
 from curate.metrics.metric import Metric

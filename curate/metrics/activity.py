@@ -1,13 +1,15 @@
 """What the metrics need to know of one sample's activations."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from functools import reduce
 from operator import add
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+    from torch import Tensor
 
 
 class Activity(NamedTuple):
@@ -29,7 +31,11 @@ class Activity(NamedTuple):
 def joined(parts: Sequence[Activity]) -> Activity:
     """The activity of a text, from its parts'."""
     texts, images, n_active, n_tokens = zip(*parts, strict=True)
-    return Activity(reduce(torch.maximum, texts), reduce(torch.maximum, images), reduce(add, n_active), sum(n_tokens))
+    return Activity(reduce(_maximum, texts), reduce(_maximum, images), reduce(add, n_active), sum(n_tokens))
+
+
+def _maximum(a: Float[Tensor, " d_sae"], b: Float[Tensor, " d_sae"]) -> Float[Tensor, " d_sae"]:
+    return a.maximum(b)
 
 
 def cooccurring(activity: Activity, delta: float) -> Bool[Tensor, " d_sae"]:

@@ -1,11 +1,15 @@
 """`cosine`: the weights of the features that fire."""
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from curate.metrics.activity import active, cooccurring
 from curate.metrics.metric import Evidence, Metric
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
 
 
 def contributions(evidence: Evidence) -> Float[Tensor, " d_sae"]:
@@ -20,7 +24,7 @@ def contributions(evidence: Evidence) -> Float[Tensor, " d_sae"]:
         raise ValueError("cosine needs feature weights")
     counts = cooccurring if evidence.parameters.cosine_over == "cooccurring" else active
     counted = counts(evidence.activity, evidence.parameters.bound)
-    return torch.where(counted, evidence.weights.double(), 0.0)
+    return evidence.weights.double().where(counted, 0.0)
 
 
 def cosine(evidence: Evidence) -> float:

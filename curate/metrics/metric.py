@@ -1,14 +1,17 @@
 """What a metric is: a rule that turns a sample into one number."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
-
-from jaxtyping import Float
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from curate.metrics.activity import Activity
 from curate.metrics.parameters import MetricParameters
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
 
 # The texts whose likelihood a metric may need: a response after image and question, or the chosen one alone, after
 # nothing but the token that begins (or, where there is none, ends) a sequence.

@@ -88,23 +88,24 @@ class TopTokens:
             index: a number below 2³² for each token, ascending; the same token's in whatever worker.
             features: of which the activations are.
         """
-        first = features.start or 0
         token, feature = (z >= self.floor[features]).nonzero(as_tuple=True)
         strength = z[token, feature]
-        there = strength.isfinite()
-        token, feature, strength = token[there], feature[there] + first, strength[there]
+        feature += features.start or 0
         keys = (strength.float().view(torch.int32).long() << 32) | (_LOW - index[token])
+        keys = torch.where(strength.isfinite(), keys, 0)
         # Of each feature, the strongest first.
         order = keys.argsort(descending=True)
         order = order[feature[order].argsort(stable=True)]
         token, feature, keys = token[order], feature[order], keys[order]
         features_found, of_feature, counts = feature.unique_consecutive(return_inverse=True, return_counts=True)
         place = torch.arange(len(keys), device=keys.device) - (counts.cumsum(0) - counts)[of_feature]
-        held = place < self.reach.shape[1]
-        reach = torch.zeros(len(counts), self.reach.shape[1], dtype=torch.int64, device=keys.device)
+        # Those out of reach all go to one more column, which is cut off.
+        width = self.reach.shape[1]
+        slots = of_feature, place.clamp(max=width)
+        reach = torch.zeros(len(counts), width + 1, dtype=torch.int64, device=keys.device)
         tokens = torch.zeros_like(reach)
-        reach[of_feature[held], place[held]] = keys[held]
-        tokens[of_feature[held], place[held]] = token[held]
+        reach[slots], tokens[slots] = keys, token
+        reach = reach[:, :width]
         self._merge(features_found, reach[:, : self.keys.shape[1]], reach, lambda row, slot: hidden[tokens[row, slot]])
 
     def indices(self) -> tuple[Int[Tensor, "d_sae k"], Float[Tensor, "d_sae k"]]:

@@ -98,8 +98,9 @@ class Builder:
         """
         for name, text in (("question", question), ("response", response or "")):
             self._check(name, text)
-        inputs = self._inputs(self.turns(question, response), [image])
-        return inputs if response is None else replace(inputs, n_response=self._response_tokens(question, response))
+        text = self.turns(question, response)
+        inputs = self._inputs(text, [image])
+        return inputs if response is None else replace(inputs, n_response=self._response_tokens(question, text))
 
     def build_prompt(self, image: Image, question: str) -> ModelInputs:
         """The user turn and what the template writes before an answer; errors as of `build`."""
@@ -139,13 +140,14 @@ class Builder:
     def _tokenizer(self) -> Any:
         return getattr(self.processor, "tokenizer", self.processor)
 
-    def _response_tokens(self, question: str, response: str) -> int:
-        """How many tokens of a conversation follow its prompt: what training on the response alone learns from.
+    def _response_tokens(self, question: str, text: str) -> int:
+        """How many tokens of a conversation's text follow its prompt: what training on the response alone learns from.
 
         Counted on the text, where an image is one placeholder on either side.
         """
-        texts = self.turns(question, None, answer_next=True), self.turns(question, response)
-        prompt, whole = self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        # One by one, for the tokenizer would hand two texts to threads, which costs more than they take.
+        texts = self.turns(question, None, answer_next=True), text
+        prompt, whole = (self._tokenizer(each, add_special_tokens=False)["input_ids"] for each in texts)
         alike = takewhile(lambda pair: pair[0] == pair[1], zip(prompt, whole, strict=False))
         return len(whole) - sum(1 for _ in alike)
 

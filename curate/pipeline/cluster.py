@@ -15,9 +15,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from curate.errors import ConfigurationError
 from curate.models import DEFAULT_MODEL
 from curate.pipeline.connection import connected
-from curate.pipeline.job import Plan
-from curate.pipeline.resources import Amounts
-from curate.pipeline.session import Progress, Report
+from curate.pipeline.plan import Plan
+from curate.pipeline.progress import Progress, Report
+from curate.pipeline.resources import FEWER, Amounts
 from curate.storage import local_path
 
 # Batches are put together to blocks of so much, since each block costs the driver; larger batches are blocks by
@@ -26,8 +26,6 @@ _LARGEST_BLOCK, _BLOCKS_IN_STORE = 32 * 2**20, 100
 _SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_TO_LOOK_AT_FILES = 60
 _SECONDS_TO_REACH = 10
-
-FEWER = "lower --actors, --min-actors, --prepare-workers or --gpus-per-actor"
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Ray, started on this machine or reached elsewhere."""
+"""Ray, started on this machine or reached elsewhere. Only what wants it imports it, for that takes a second."""
 
 import contextlib
 import functools
@@ -11,14 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import ray
-
 from curate.errors import ConfigurationError, first_line
+from curate.pipeline.child import SETTINGS, inherited
 
 _OBJECT_STORE_BYTES = 2 * 2**30
 _SECONDS_TO_CONNECT = 10
-# Otherwise glibc gives the memory of large tensors back to the kernel, and takes it again page by page at each layer.
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
 
 
 @contextlib.contextmanager
@@ -32,6 +29,8 @@ def connected(address: str | None, actor_cpus: int = 0) -> Iterator[None]:
     Raises:
         ConfigurationError: nobody answers.
     """
+    import ray
+
     # Read by Ray's own processes: no calls home, no native warnings among our lines.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -47,7 +46,7 @@ def connected(address: str | None, actor_cpus: int = 0) -> Iterator[None]:
     # Its driver prints what befalls actors, which is mended or comes as an exception, where our JSON goes.
     with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
         try:
-            with _native_lines_hidden(), _inherited({} if address else KEEP_MEMORY):
+            with _native_lines_hidden(), inherited({} if address else SETTINGS):
                 ray.init(address=address or "local", **options)
         except (ConnectionError, ValueError, RuntimeError) as error:
             where = f"the Ray cluster at {address}" if address else "Ray on this machine"
@@ -67,20 +66,10 @@ def cluster_has_gpus(address: str) -> bool:
     Raises:
         ConfigurationError: nobody answers.
     """
+    import ray
+
     with contextlib.nullcontext() if ray.is_initialized() else connected(address):
         return ray.cluster_resources().get("GPU", 0) > 0
-
-
-@contextlib.contextmanager
-def _inherited(settings: dict[str, str]) -> Iterator[None]:
-    """What processes that are started now find in their environment, unless it says otherwise already."""
-    added = {name: value for name, value in settings.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            del os.environ[name]
 
 
 @contextlib.contextmanager

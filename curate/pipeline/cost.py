@@ -16,7 +16,7 @@ import transformers  # whose attributes are imported when they are used
 from torch.utils.flop_counter import FlopCounterMode
 
 from curate.models.family import ModelInfo
-from curate.pipeline.job import Plan
+from curate.pipeline.plan import Plan
 
 UTILISATION = 0.4
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from curate.pipeline.first_pass import weight_actors
-from curate.pipeline.job import Plan
+from curate.pipeline.plan import Plan
 from curate.pipeline.probe import Probe
 
 
@@ -13,13 +13,16 @@ class Estimate:
     """Of a whole run.
 
     Attributes:
-        seconds: of work, weights and scores; starting the workers, reading all data once for their hash, and ranking
-            come on top. samples_per_second: while it scores.
+        seconds: of work; starting the workers, reading all data once for their hash, and ranking come on top.
+        weights_seconds: those of them for feature weights, of `weight_samples` samples.
+        samples_per_second: while it scores.
         actors_wait: whether preparation, not the actors, sets the pace.
     """
 
     samples: int
     seconds: float
+    weight_samples: int
+    weights_seconds: float
     samples_per_second: float
     gpu_hours: float
     actors_wait: bool
@@ -41,14 +44,16 @@ def estimate(plan: Plan, probe: Probe, samples: int, workers: int, cores: int | 
         shared = (actor_seconds * busy + probe.prepare_seconds) / cores if cores else 0.0
         return max(actor_seconds / actors, probe.prepare_seconds / workers, shared)
 
-    score = pace(probe.score_seconds, actors)
-    seconds = samples * score
+    score, weight_samples, weights_seconds = pace(probe.score_seconds, actors), 0, 0.0
     if probe.weights_seconds:
         weight_samples = min(plan.job.parameters.weight_samples, len(plan.dataset))
-        seconds += weight_samples * pace(probe.weights_seconds, weight_actors(plan, weight_samples))
+        weights_seconds = weight_samples * pace(probe.weights_seconds, weight_actors(plan, weight_samples))
+    seconds = weights_seconds + samples * score
     return Estimate(
         samples=samples,
         seconds=seconds,
+        weight_samples=weight_samples,
+        weights_seconds=weights_seconds,
         samples_per_second=1 / score,
         gpu_hours=actors * plan.gpus_per_actor * ceil(seconds) / 3600,
         actors_wait=probe.prepare_seconds / workers > probe.score_seconds / actors,

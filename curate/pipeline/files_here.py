@@ -9,7 +9,7 @@ from curate.errors import ConfigurationError
 from curate.hub import fetch
 from curate.models import FILES
 from curate.models.family import ModelInfo
-from curate.pipeline.job import Plan
+from curate.pipeline.plan import Plan
 from curate.sae.dictionary import DictionaryInfo
 from curate.sae.load import inspect_dictionary
 

@@ -9,8 +9,8 @@ from curate.manifest.inputs import INPUTS_FILE, RunInputs, read_inputs, write_in
 from curate.manifest.ledger import OWN_NAME, Shard, is_whole, read_ledger, read_shard, withdraw
 from curate.manifest.lock import LOCK
 from curate.manifest.record import MANIFEST, QUARANTINE, RUN_FILE, SAE_FILE, SHARDS_FOLDER, WEIGHTS_FOLDER
-from curate.pipeline.job import Plan
-from curate.pipeline.session import Progress, Report
+from curate.pipeline.plan import Plan
+from curate.pipeline.progress import Progress, Report
 from curate.storage import remove
 
 SELECTIONS = "selections"

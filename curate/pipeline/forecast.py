@@ -6,18 +6,16 @@ from dataclasses import replace
 from datetime import timedelta
 from math import ceil
 
-from ray.exceptions import RayTaskError
 from rich.filesize import decimal
 
 from curate.errors import first_line
 from curate.manifest.record import SAERecord
-from curate.pipeline.cluster import FEWER, prepare_workers
 from curate.pipeline.cost import DEVICES, UTILISATION, gpu_hours
 from curate.pipeline.estimate import Estimate, estimate
 from curate.pipeline.finding import Finding, counted, failed
-from curate.pipeline.job import Plan
+from curate.pipeline.plan import Plan
 from curate.pipeline.probe import Probe
-from curate.pipeline.resources import Amounts
+from curate.pipeline.resources import FEWER
 from curate.pipeline.trial import Outcome
 
 # The paper ranks about this many; computed costs name them beside the run's own.
@@ -29,28 +27,37 @@ _MEMORY_SHARE, _STORE_SHARE = 0.9, 0.5
 def forecast(
     plan: Plan,
     outcome: Outcome,
-    there: list[Amounts],
-    store: int,
+    workers: int,
+    store: int | None,
     samples: int,
     weighed: bool,
     price: float | None,
     limit: float,
 ) -> Iterator[Finding]:
-    """What a trial found; where it did not measure a GPU, what GPUs are computed to take."""
+    """What a trial found; where it did not measure a GPU, what GPUs are computed to take.
+
+    Args:
+        workers: how many would prepare.
+        store: bytes of Ray's object store; None without Ray.
+        samples: how many are to be scored.
+        weighed: whether the run has its feature weights already.
+        price: of a GPU hour.
+        limit: seconds after which the trial was stopped.
+    """
     seen = outcome.seen
     if seen is not None and seen.memory:
         yield from _memory(plan, seen)
     if outcome.error is not None:
-        yield _ended(seen, outcome.error)
+        yield _ended(seen, outcome.error, outcome.killed)
     elif seen is None or not seen.scored:
         what = f"{_stopped(seen, limit)}, so nothing was measured: give it more with --trial-seconds"
         yield Finding("throughput", "warn", what)
     else:
-        workers = prepare_workers(plan, there)
         cores = os.cpu_count() if plan.job.resources.cluster is None else None
         measured, notes = _whole(plan, seen, weighed)
         time_needed = estimate(plan, measured, samples, workers, cores)
-        yield _store(measured, workers, plan.job.resources.actors, store)
+        if store is not None:
+            yield _store(measured, workers, plan.job.resources.actors, store)
         yield _throughput(measured, workers, time_needed, _stopped(seen, limit) if outcome.stopped else None)
         yield _time(plan, time_needed, workers, price, notes)
     if seen is not None and seen.sae is not None:
@@ -71,14 +78,13 @@ def _fit(plan: Plan, sae: SAERecord) -> Finding:
     return Finding("SAE's fit", "fail", f"{what}; {more}, or score all the same with --allow-poor-fit")
 
 
-def _ended(seen: Probe | None, error: Exception) -> Finding:
+def _ended(seen: Probe | None, error: Exception, killed: bool) -> Finding:
     """Why a trial ended by itself."""
-    # Ray gives a task's error the class of its cause, and a traceback for a message.
-    if isinstance(error, RayTaskError):
-        return failed("throughput", error.cause)
+    if not killed:
+        return failed("throughput", error)
     doing = "starting" if seen is None else seen.doing
-    killed = f"the process that tried it was killed while {doing}; probably it ran out of memory"
-    return Finding("throughput", "fail", f"{killed} ({first_line(error)}): {FEWER}, or --batch-size")
+    what = f"the process that tried it was killed while {doing}; probably it ran out of memory"
+    return Finding("throughput", "fail", f"{what} ({first_line(error)}): {FEWER}, or --batch-size")
 
 
 def _stopped(seen: Probe | None, limit: float) -> str:
@@ -176,18 +182,30 @@ def _rate(rate: float) -> str:
     return f"{rate:,.1f}" if rate >= 1 else f"{rate:.2g}"
 
 
+def _clock(seconds: int) -> str:
+    return str(timedelta(seconds=seconds))
+
+
 def _time(plan: Plan, time_needed: Estimate, workers: int, price: float | None, notes: Sequence[str] = ()) -> Finding:
     numbers = {
         "samples": time_needed.samples,
         "seconds": time_needed.seconds,
+        "weights_seconds": time_needed.weights_seconds,
         "samples_per_second": time_needed.samples_per_second,
         "gpu_hours": time_needed.gpu_hours,
     }
     actors = plan.job.resources.actors
+    # Whole seconds first, so that the parts add up.
+    weights = ceil(time_needed.weights_seconds)
+    scores = ceil(time_needed.seconds - time_needed.weights_seconds)
+    parts = [f"{_clock(scores)} for scores of {counted(time_needed.samples, 'sample')}"]
+    if weights:
+        weighed = counted(time_needed.weight_samples, "sample")
+        parts.insert(0, f"{_clock(weights)} for feature weights of {weighed}")
     what = (
-        f"about {timedelta(seconds=ceil(time_needed.seconds))} of work for {counted(time_needed.samples, 'sample')} "
-        f"with {counted(actors, 'actor')} and {counted(workers, 'worker')} that prepare "
-        f"({_rate(time_needed.samples_per_second)} samples/s)"
+        f"about {_clock(weights + scores)} of work: {' + '.join(parts)} "
+        f"({_rate(time_needed.samples_per_second)} samples/s), with {counted(actors, 'actor')} and "
+        f"{counted(workers, 'worker')} that prepare"
     )
     what = "; ".join([what, *notes])
     if time_needed.gpu_hours:

@@ -20,7 +20,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from curate.errors import ConfigurationError, CurateError, RunStopped
 from curate.harvest.activations import Chunk, Harvest, Place, chunks, read_block
-from curate.harvest.job import TrainPlan
+from curate.harvest.plan import TrainPlan
 from curate.harvest.train import ChunksFrom, local_chunks
 from curate.pipeline.connection import connected
 from curate.pipeline.files_here import model_here

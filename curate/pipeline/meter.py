@@ -1,11 +1,9 @@
-"""What actors measure of their own work: for Prometheus as it happens, for `run.json` in sum."""
+"""What workers measure of their own work: for Prometheus as it happens, for `run.json` in sum."""
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
-
-from ray.util.metrics import Counter
 
 from curate.manifest.record import Throughput
 from curate.scoring.memory import batch_tokens
@@ -37,6 +35,11 @@ class Work:
     idle_seconds: float = 0
     queued_seconds: float = 0
 
+    @property
+    def seconds(self) -> float:
+        """Between a worker's being ready and the end of its last batch; of several workers in sum."""
+        return self.busy_seconds + self.idle_seconds
+
     def __add__(self, other: "Work") -> "Work":
         return Work(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
 
@@ -45,37 +48,40 @@ def throughput(work: Work, seconds: float, quarantined: int) -> Throughput:
     """A stage's figures for `run.json`.
 
     Args:
-        seconds: that the stage took, its workers' start included.
+        seconds: that the work took; the start of the workers is not counted.
     """
-    there = work.busy_seconds + work.idle_seconds
     of_texts = work.tokens + work.shared_tokens
     return Throughput(
         samples=int(work.samples),
         tokens=int(work.tokens),
         quarantined=quarantined,
-        samples_per_second=round(work.samples / seconds, 3),
-        tokens_per_second=round(work.tokens / seconds, 1),
+        samples_per_second=round(work.samples / seconds, 3) if seconds else 0.0,
+        tokens_per_second=round(work.tokens / seconds, 1) if seconds else 0.0,
         shared_share=round(work.shared_tokens / of_texts, 4) if of_texts else 0.0,
-        busy_share=round(work.busy_seconds / there, 4) if there else 0.0,
+        busy_share=round(work.busy_seconds / work.seconds, 4) if work.seconds else 0.0,
         # By Little's law: what is in a queue on average is what arrives in a second times how long it stays.
-        queued_batches=round(work.queued_seconds / seconds, 2),
+        queued_batches=round(work.queued_seconds / seconds, 2) if seconds else 0.0,
     )
+
+
+Export = Callable[[str, str, float], None]  # adds to one of `COUNTERS` of a stage
+
+
+def nowhere(name: str, stage: str, amount: float) -> None:
+    """Export nothing."""
 
 
 class Meter:
     """One process's counters of a stage."""
 
-    def __init__(self, stage: str) -> None:
-        self._counters = {
-            name: Counter(f"curate_{name}", description, tag_keys=("stage",)) for name, description in COUNTERS.items()
-        }
-        self._tags = {"stage": stage}
+    def __init__(self, stage: str, export: Export = nowhere) -> None:
+        self._stage, self._export = stage, export
         self._free_since = time.monotonic()
 
     def count(self, name: str, amount: float = 1) -> None:
         """Add to one of `COUNTERS`."""
         if amount > 0:  # Ray refuses to add nothing
-            self._counters[name].inc(amount, self._tags)
+            self._export(name, self._stage, amount)
 
     @contextlib.contextmanager
     def batch(self, batch: Sequence[Prepared], prepared_at: float, together: bool) -> Iterator[list[Work]]:

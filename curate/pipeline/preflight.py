@@ -1,11 +1,7 @@
 """What would go wrong with a run, found before it is paid for: data, model, SAE, output, disk, cluster, trial."""
 
-import os
 from collections.abc import Iterator
-from math import ceil
 
-import ray
-from ray.exceptions import GetTimeoutError
 from rich.filesize import decimal
 
 from curate.datasets import Dataset, open_dataset, spread
@@ -13,18 +9,19 @@ from curate.errors import ConfigurationError, SampleError
 from curate.manifest import fitness
 from curate.manifest.ledger import read_ledger
 from curate.manifest.weights import read_weights
-from curate.pipeline.cluster import FEWER, actor_needs, nodes, places, ray_options, shortage, unfit_nodes
-from curate.pipeline.connection import connected
-from curate.pipeline.finding import Finding, counted, failed, looked, tried
+from curate.pipeline.executor import is_local
+from curate.pipeline.finding import Finding, failed, looked, tried
 from curate.pipeline.folder import check_output
 from curate.pipeline.forecast import forecast
-from curate.pipeline.job import Pair, Plan, ScoreJob, agreeing, fitted
-from curate.pipeline.trial import Limits, run_trial
+from curate.pipeline.job import ScoreJob
+from curate.pipeline.local import preparers
+from curate.pipeline.local_trial import machine, try_here
+from curate.pipeline.plan import Pair, Plan, agreeing, fitted
+from curate.pipeline.trial import Limits
 from curate.storage import location
 
 SAMPLES = 16
 _COMMIT_SECONDS = 1.0  # above it, warn: a slow disk holds up the driver
-_SECONDS_TO_START = 60
 _SHOWN_CHARACTERS = 40
 
 
@@ -65,7 +62,7 @@ def examine(
             yield Finding("note", "warn", note)
         left = len(dataset) - (0 if overwrite or done is None else done) if samples is None else samples
         weighed = not overwrite and _has_weights(plan)
-        yield from _on_the_cluster(plan, positions, left, weighed, price, limits)
+        yield from _trial(plan, positions, left, weighed, price, limits)
 
 
 def _data(dataset: Dataset) -> str:
@@ -143,38 +140,25 @@ def _storage(output: str, rows: int) -> Iterator[Finding]:
         yield Finding("storage", "ok", f"{what}; {disk}", numbers)
 
 
-def _on_the_cluster(
+def _trial(
     plan: Plan, positions: list[int], samples: int, weighed: bool, price: float | None, limits: Limits
 ) -> list[Finding]:
-    resources, needs = plan.job.resources, actor_needs(plan)
+    """What the run would compute with, and what a trial of it says."""
     found: list[Finding] = []
-    limits.tell("starting Ray" if resources.cluster is None else "reaching the cluster")
     try:
-        with connected(resources.cluster, resources.actors * plan.cpus_per_actor):
-            found += _cluster(plan)
-            there = nodes()
-            rooms = [room for node in there if (room := places(needs, [node]))]
-            if any(finding.state == "fail" for finding in found):
+        if is_local(plan):
+            found += machine(plan)
+            outcome, workers, store = try_here(plan, positions, limits), preparers(plan), None
+        else:
+            from curate.pipeline.cluster_trial import try_on_cluster  # Ray is imported only where it is needed
+
+            tried_there = try_on_cluster(plan, positions, limits, found)
+            if tried_there is None:
                 return found
-            if not rooms:
-                what = "no node has what an actor needs now, so nothing was measured: start one and look again"
-                return [*found, Finding("throughput", "warn", what)]
-            options = ray_options(needs)
-            try:
-                ray.get(ray.remote(**options)(_nothing).remote(), timeout=_SECONDS_TO_START)  # type: ignore[call-overload]  # Ray's stubs
-            except GetTimeoutError:
-                what = "all that an actor needs is in use now, so nothing was measured: look again later"
-                return [*found, Finding("throughput", "warn", what)]
-            actors_here = min(max(rooms), ceil(resources.actors / len(rooms)))
-            outcome = run_trial(plan, positions, actors_here, options, limits)
-            store = int(sum(node.get("object_store_memory", 0) for node in there))
-        return [*found, *forecast(plan, outcome, there, store, samples, weighed, price, limits.seconds)]
+            outcome, workers, store = tried_there
+        return [*found, *forecast(plan, outcome, workers, store, samples, weighed, price, limits.seconds)]
     except Exception as error:
         return [*found, failed("throughput" if found else "cluster", error)]
-
-
-def _nothing() -> None:
-    """What can be run once there is a place for it."""
 
 
 def _has_weights(plan: Plan) -> bool:
@@ -183,29 +167,3 @@ def _has_weights(plan: Plan) -> bool:
     except (ConfigurationError, OSError):  # there is no run yet, or no way to it, which `output` says
         return False
     return True
-
-
-def _cluster(plan: Plan) -> Iterator[Finding]:
-    resources, there = plan.job.resources, nodes()
-    cpus, gpus = (sum(node.get(name, 0) for node in there) for name in ("CPU", "GPU"))
-    if resources.cluster is None:  # Ray here is told of more CPUs than there are: actors and workers share them
-        have = f"Ray starts on this machine, which has {counted(os.cpu_count() or 1, 'core')}, {counted(gpus, 'GPU')}"
-    else:
-        where = f"the cluster at {resources.cluster} has {counted(len(there), 'node')}"
-        have = f"{where}, {counted(cpus, 'CPU')}, {counted(gpus, 'GPU')}"
-    if (lacks := shortage(plan, there)) is None:
-        yield Finding("cluster", "ok", f"{have}: room for {counted(resources.fewest, 'actor')} and workers")
-    elif resources.cluster and resources.cluster_wait:
-        yield Finding(
-            "cluster",
-            "warn",
-            f"{have}; the run needs {lacks}, and waits {resources.cluster_wait:g} seconds for an autoscaler to "
-            f"add them (--cluster-wait); or {FEWER}",
-        )
-    else:
-        yield Finding("cluster", "fail", f"{have}; the run needs {lacks}: {FEWER}")
-    if resources.cluster:
-        unfit = unfit_nodes(plan)
-        yield from (Finding("nodes", "fail", text) for text in unfit)
-        if not unfit:
-            yield Finding("nodes", "ok", "every node sees the data, model and SAE, and reaches this process")

@@ -21,7 +21,7 @@ from curate.models.family import CutModel
 from curate.models.inputs import ModelInputs
 from curate.pipeline.files_here import dictionary_here, model_here
 from curate.pipeline.first_pass import sae_record
-from curate.pipeline.job import Plan
+from curate.pipeline.plan import Plan
 from curate.pipeline.transport import batch_to_bytes
 from curate.pipeline.workers import load_cut, load_scorer
 from curate.sae.dictionary import Dictionary, known_scale

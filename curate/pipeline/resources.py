@@ -1,10 +1,12 @@
 """What a run asks of a cluster: how many actors, on what, and which cluster."""
 
 import os
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MOST = 10_000
+FEWER = "lower --actors, --min-actors, --prepare-workers or --gpus-per-actor"
 Amounts = dict[str, float]  # of resources, by Ray's names
 
 
@@ -19,6 +21,11 @@ class Resources(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    executor: Literal["auto", "local", "ray"] = Field(
+        default="auto",
+        description="local takes this machine alone, ray starts Ray or takes a cluster; auto is local where one "
+        "process serves: no cluster, one actor, and no long work on a GPU",
+    )
     address: str | None = Field(
         default=None, description="a running Ray cluster; by default that of RAY_ADDRESS, else Ray is started here"
     )
@@ -56,6 +63,8 @@ class Resources(BaseModel):
             raise ValueError(
                 f"--min-actors {self.fewest} ≤ --initial-actors {self.first} ≤ --actors {self.actors} does not hold"
             )
+        if self.executor == "local" and (of_ray := self.needs_ray):
+            raise ValueError(f"--executor local runs one actor on this machine; {of_ray} takes --executor ray")
         gpus = self.gpus_per_actor or 0
         if gpus > 1 and gpus != int(gpus):
             raise ValueError(f"--gpus-per-actor {gpus:g}: a part of one GPU, or a whole number of them")
@@ -69,6 +78,23 @@ class Resources(BaseModel):
         return self
 
     @property
+    def needs_ray(self) -> str | None:
+        """The first option given that only Ray can follow."""
+        of_ray = {
+            "--actors": self.actors > 1,
+            "--address": self.address not in (None, "", "local"),
+            "--gpus-per-actor": self.gpus_per_actor is not None,
+            "--actor-resources": self.actor_resources,
+            "--prepare-resources": self.prepare_resources,
+        }
+        return next((option for option, given in of_ray.items() if given), None)
+
+    @property
+    def one_process(self) -> bool:
+        """Whether this machine alone may serve: no cluster, and nothing that only Ray can follow."""
+        return self.executor != "ray" and self.cluster is None and self.needs_ray is None
+
+    @property
     def fewest(self) -> int:
         """Actors without which the run does not begin."""
         return self.min_actors or self.actors
@@ -80,5 +106,5 @@ class Resources(BaseModel):
 
     @property
     def cluster(self) -> str | None:
-        """As of `cluster_address`."""
-        return cluster_address(self.address)
+        """As of `cluster_address`; None where this machine is to run alone."""
+        return None if self.executor == "local" else cluster_address(self.address)

@@ -3,10 +3,8 @@
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import accumulate, pairwise
-from typing import Any, Literal
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
 from upath import UPath
 
 from curate.errors import ConfigurationError, DataError
@@ -14,49 +12,13 @@ from curate.manifest.inputs import RunInputs, read_inputs, write_inputs
 from curate.manifest.ledger import Shard, commit, is_whole, read_ledger, read_shard
 from curate.manifest.lock import locked
 from curate.manifest.record import RunRecord
-from curate.pipeline.job import Plan, ScoreJob, inputs, plan
-from curate.pipeline.resources import MOST
+from curate.pipeline.job import ScoreJob
+from curate.pipeline.plan import Plan, inputs, plan
+from curate.pipeline.progress import Progress, Report
+from curate.pipeline.ranges import Range
 from curate.pipeline.score import execute
-from curate.pipeline.session import Progress, Report, Session, resumable
-from curate.pipeline.stream import Range
-from curate.storage import Location, absolute, location
-
-
-class RetryJob(BaseModel):
-    """A run's quarantined rows, to be tried again; what is not given is as the run was begun."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    kind: Literal["retry"] = "retry"
-    run: Location = Field(description="the run folder, or its URL")
-    sample_timeout: float | None = Field(
-        default=None, gt=0, le=86_400, description="seconds after which a sample is given up"
-    )
-    actors: int | None = Field(default=None, ge=1, le=MOST, description="scoring actors, all from the beginning")
-    address: str | None = Field(default=None, description="a running Ray cluster")
-
-    def absolute(self) -> "RetryJob":
-        """The job with local paths made absolute."""
-        return self.model_copy(update={"run": absolute(self.run)})
-
-
-def score_job(job: RetryJob) -> ScoreJob:
-    """What the run was begun as, but for what is given now.
-
-    Raises:
-        ConfigurationError: there is no run.
-        pydantic.ValidationError: what is given does not fit.
-    """
-    begun = read_inputs(location(job.run))
-    if begun is None:
-        raise ConfigurationError(f"{job.run} is not a run folder: there is nothing to retry")
-    resources: dict[str, Any] = dict(begun.arguments["resources"])  # type: ignore[arg-type]
-    if job.actors is not None:
-        resources |= {"actors": job.actors, "min_actors": None, "initial_actors": None}
-    if job.address is not None:
-        resources["address"] = job.address
-    timeout = {} if job.sample_timeout is None else {"sample_timeout": job.sample_timeout}
-    return ScoreJob.model_validate({**begun.arguments, **timeout, "resources": resources, "output": job.run})
+from curate.pipeline.session import Session, resumable
+from curate.storage import location
 
 
 def retry(job: ScoreJob, report: Report, announce: Callable[[Plan, int], None]) -> RunRecord:

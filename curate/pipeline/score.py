@@ -10,17 +10,19 @@ from curate.datasets import Dataset
 from curate.errors import ConfigurationError, CurateError, DataError, RunStopped, first_line
 from curate.manifest.ledger import commit
 from curate.manifest.lock import locked
-from curate.manifest.record import WEIGHTS_FOLDER, RunRecord, SAERecord, read_sae, write_sae
+from curate.manifest.record import WEIGHTS_FOLDER, RunRecord, SAERecord, Throughput, read_sae, write_sae
 from curate.manifest.weights import WeightsRecord, read_weights
-from curate.pipeline.cluster import device_name, local_or_remote_ray
+from curate.pipeline.executor import Executor, executor
 from curate.pipeline.finish import finish
 from curate.pipeline.first_pass import copy_weights, first_pass
 from curate.pipeline.folder import check_output, differs, open_folder, sound_shards
-from curate.pipeline.job import Plan, ScoreJob, inputs
-from curate.pipeline.job import plan as make_plan
+from curate.pipeline.job import ScoreJob
 from curate.pipeline.meter import Work, throughput
-from curate.pipeline.session import SAME_COMMAND, Progress, Report, Session, resumable
-from curate.pipeline.stream import Arrived, Range, score_ranges
+from curate.pipeline.plan import Plan, inputs
+from curate.pipeline.plan import plan as make_plan
+from curate.pipeline.progress import Progress, Report
+from curate.pipeline.ranges import Arrived, Range
+from curate.pipeline.session import SAME_COMMAND, Session, resumable
 from curate.storage import location
 
 
@@ -87,14 +89,13 @@ def execute(
             session.use(sae)
         missing_weights = parameters.needs_weights and weights is None
         if session.quarantined <= session.error_budget and (ranges or missing_weights):
-            with local_or_remote_ray(session.plan, session.report):
-                session.device = device_name(session.plan)
-                weights = _first_pass(session, weights)
+            with executor(session.plan, session.report) as running:
+                session.device = running.device
+                weights = _first_pass(session, running, weights)
                 _refuse_poor_fit(session)
-                with session.timed("score"):
-                    work, quarantined = _score(session, dataset, ranges, weights, write)
                 if ranges:
-                    session.throughput["score"] = throughput(work, session.timings["score"], quarantined)
+                    with session.timed("score"):
+                        session.throughput["score"] = _score(session, running, dataset, ranges, weights, write)
             _refuse_changed_data(session)
         record = finish(session, weights)
     if session.quarantined > session.error_budget:
@@ -107,7 +108,7 @@ def execute(
     return record
 
 
-def _first_pass(session: Session, weights: WeightsRecord | None) -> WeightsRecord | None:
+def _first_pass(session: Session, running: Executor, weights: WeightsRecord | None) -> WeightsRecord | None:
     """What is missing of the SAE's reading, its fit and the feature weights; returns the weights, if any are needed."""
     parameters = session.plan.job.parameters
     if not parameters.reads_activations:
@@ -119,9 +120,9 @@ def _first_pass(session: Session, weights: WeightsRecord | None) -> WeightsRecor
         stage = "weights" if weigh else "fit"
         with session.timed(stage):
             reading = None if session.sae is None else session.sae.reading
-            found = first_pass(session.plan, session.run, session.report, weigh, reading)
-        if found.work.samples:
-            session.throughput[stage] = throughput(found.work, session.timings[stage], found.unused)
+            found = first_pass(running, session.plan, session.run, weigh, reading)
+        if found.throughput is not None:
+            session.throughput[stage] = found.throughput
         session.use(found.sae)
         weights = weights or found.weights
     if weights is not None:
@@ -150,26 +151,23 @@ def _refuse_poor_fit(session: Session) -> None:
 
 def _score(
     session: Session,
+    running: Executor,
     dataset: Dataset,
     ranges: list[Range],
     weights: WeightsRecord | None,
     write: Callable[[Range, pa.Table, str | None], None],
-) -> tuple[Work, int]:
-    """Stream the ranges; stop once more rows are quarantined than the budget allows.
-
-    Returns:
-        the work of the actors, and how many rows were quarantined.
-    """
+) -> Throughput:
+    """Score the ranges; stop once more rows are quarantined than the budget allows."""
     total = len(dataset)
     done = total - sum(stop - start for start, stop in ranges)
     tokens = quarantined = 0
-    work = Work()
+    work, seconds = Work(), 0.0
 
     def arrived(rows: Arrived) -> None:
-        nonlocal done, tokens, quarantined, work
-        work += rows.work
+        nonlocal done, tokens, quarantined, work, seconds
+        work, seconds = work + rows.work, rows.seconds
         done, tokens, quarantined = done + rows.rows, tokens + rows.tokens, quarantined + rows.quarantined
-        session.report(Progress("score", done, total, tokens, quarantined))
+        session.report(Progress("score", done, total, tokens, quarantined, seconds))
 
     def write_and_count(whole: Range, rows: pa.Table) -> bool:
         write(whole, rows, None if weights is None else weights.sha256)
@@ -177,8 +175,8 @@ def _score(
 
     session.report(Progress("score", done, total))
     tensor = None if weights is None else read_weights(session.run / WEIGHTS_FOLDER)[0]
-    score_ranges(session.plan, dataset, ranges, tensor, write_and_count, arrived)
-    return work, quarantined
+    running.score(session.plan, dataset, ranges, tensor, write_and_count, arrived)
+    return throughput(work, seconds, quarantined)
 
 
 def _weights_at_hand(session: Session) -> WeightsRecord | None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -10,22 +10,9 @@ from upath import UPath
 
 from curate.manifest.ledger import Shard
 from curate.manifest.record import SAERecord, Throughput
-from curate.pipeline.job import Plan
+from curate.pipeline.plan import Plan
+from curate.pipeline.progress import Report
 
-
-@dataclass(frozen=True)
-class Progress:
-    """How far `check` (in shards), `reading`, `fit`, `weights` or `score` (in samples) is, or what `cluster` lacks."""
-
-    stage: str
-    done: int = 0
-    total: int = 0
-    tokens: int = 0
-    quarantined: int = 0
-    lacks: str = ""
-
-
-Report = Callable[[Progress], None]
 SAME_COMMAND = "the same command"  # goes on with a run that is a part of other work
 
 

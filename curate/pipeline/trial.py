@@ -1,16 +1,11 @@
 """A probe watched from here: what it does is told as it goes, and it is stopped at a limit."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-import ray
-from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 
 from curate.pipeline.finding import TRIAL_SECONDS
-from curate.pipeline.job import Plan
-from curate.pipeline.probe import Probe, probe
+from curate.pipeline.probe import Probe
 
 _SECONDS_TO_START = 60.0
 _SECONDS_BETWEEN_LOOKS = 0.5
@@ -40,39 +35,43 @@ class Outcome:
     Attributes:
         seen: the last state it reported, or None.
         stopped: whether the limit stopped it.
-        error: what ended it otherwise.
+        error: what ended it otherwise; `killed` if that was its process's end.
     """
 
     seen: Probe | None
     stopped: bool = False
-    error: RayTaskError | WorkerCrashedError | OutOfMemoryError | None = None
+    error: Exception | None = None
+    killed: bool = False
 
 
-def run_trial(
-    plan: Plan, positions: Sequence[int], actors_here: int, options: dict[str, Any], limits: Limits
-) -> Outcome:
-    """Probe in a process of its own, so that its peak of memory is the work's; for `limits.seconds` at most.
+class ProbeKilled(Exception):
+    """The process of a trial ended before it was done."""
+
+
+def watched(next_state: Callable[[float], Probe | None], limits: Limits) -> Outcome:
+    """Follow a probe that runs in a process of its own, for `limits.seconds` at most.
 
     Args:
-        options: what of its node the process takes, as Ray's tasks are given it.
+        next_state: waits so many seconds at most; returns the next state, or None where it has not come; raises
+            StopIteration after the last, `ProbeKilled`, or what ended the probe.
     """
-    task: Any = ray.remote(**options, max_calls=1, max_retries=0)(probe)
-    states = task.remote(plan, positions, actors_here)
     seen: Probe | None = None
     # The limit counts from the first that is told; before that, the process starts.
     until = time.monotonic() + _SECONDS_TO_START + limits.seconds
     while (left := until - time.monotonic()) > 0:
-        if not ray.wait([states], timeout=min(left, _SECONDS_BETWEEN_LOOKS))[0]:
-            continue
         try:
-            now: Any = ray.get(next(states))
+            now = next_state(min(left, _SECONDS_BETWEEN_LOOKS))
         except StopIteration:
             return Outcome(seen)
-        except (RayTaskError, WorkerCrashedError, OutOfMemoryError) as error:
+        except ProbeKilled as error:
+            return Outcome(seen, error=error, killed=True)
+        # Whatever it is, it is what the trial was to find out.
+        except Exception as error:
             return Outcome(seen, error=error)
+        if now is None:
+            continue
         if seen is None:
             until = time.monotonic() + limits.seconds
         seen = now
         limits.tell(now.doing)
-    ray.cancel(states, force=True)
     return Outcome(seen, stopped=True)

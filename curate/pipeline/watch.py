@@ -1,13 +1,11 @@
-"""Samples that take their workers down with them: found by what dying workers had in hand, then left out."""
+"""Samples that take their workers down with them: found by what dying workers had in hand, then skipped."""
 
 import contextlib
 import faulthandler
 import os
 from collections import Counter
 from collections.abc import Hashable, Iterator
-
-import ray
-from ray.actor import ActorHandle
+from typing import Protocol
 
 from curate.errors import RunStopped
 
@@ -21,7 +19,7 @@ SEEN_DEATHS_BEFORE_NO_LOADING = 2
 
 @contextlib.contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """End this process, which Ray then replaces, if the block takes longer.
+    """End this process, which is then replaced, if the block takes longer.
 
     A timer in C, since a decoder or a regular expression that hangs may never give the interpreter back.
     """
@@ -33,8 +31,16 @@ def deadline(seconds: float) -> Iterator[None]:
             faulthandler.cancel_dump_traceback_later()
 
 
+class Suspects(Protocol):
+    """A worker's way to the list of suspects; methods as of `SuspectList`."""
+
+    def take_up(self, key: Hashable) -> tuple[int, list[int]]: ...
+    def hold(self, key: Hashable, row: int) -> None: ...
+    def put_down(self, key: Hashable) -> None: ...
+
+
 class SuspectList:
-    """What workers had in hand when they died; it outlives them as a Ray actor.
+    """What workers had in hand when they died; it lives outside of them.
 
     Only replacements of dead workers ask and tell, so undisturbed work pays nothing. A key names a piece of work
     that is done again as a whole; samples are named by source row.
@@ -49,7 +55,7 @@ class SuspectList:
         """A replacement takes up a piece of work.
 
         Returns:
-            how many workers were seen to die over it, and the samples of it to leave out.
+            how many workers were seen to die over it, and the samples of it to skip.
         """
         if key in self._in_hand:
             self._deaths[key] += 1
@@ -72,48 +78,47 @@ class SuspectList:
         self._deaths.pop(key, None)
 
 
-def suspect_list() -> ActorHandle:
-    """A new, empty list, as an actor that lives as long as somebody holds it."""
-    return ray.remote(SuspectList).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()  # type: ignore[return-value]  # Ray's stubs
-
-
 class Watch:
-    """A worker's side of the suspect list."""
+    """A worker's side of the suspect list.
 
-    def __init__(self, suspects: ActorHandle | None) -> None:
-        self._suspects = suspects
-        self._replaces_dead = suspects is not None and ray.get_runtime_context().was_current_actor_reconstructed
+    Args:
+        suspects: None for a worker that replaces no dead one: it neither asks nor tells.
+        worker: what the worker and its predecessors are known by.
+    """
+
+    def __init__(self, suspects: Suspects | None = None, worker: Hashable = None) -> None:
+        self._suspects, self._worker = suspects, worker
 
     @contextlib.contextmanager
-    def loading(self, option: str) -> Iterator[None]:
-        """Refuse to load what this worker's predecessors, one after the other, died of; Ray would go on for ever.
+    def loading(self, remedy: str) -> Iterator[None]:
+        """Refuse to load what this worker's predecessors, one after the other, died of.
 
         Args:
-            option: what to lower where memory does not suffice.
+            remedy: what to do where memory does not suffice.
 
         Raises:
             RunStopped: they did.
         """
-        # A worker's replacements inherit its id.
-        key = ("load", ray.get_runtime_context().get_actor_id() if self._replaces_dead else None)
+        key = ("load", self._worker)
         deaths, _ = self.take_up(key)
         if deaths >= SEEN_DEATHS_BEFORE_NO_LOADING:
             raise RunStopped(
-                f"a worker was killed {deaths + 1} times while it loaded its model or tokenizer, as when memory does "
-                f"not suffice: try fewer {option}"
+                "workers were killed, one after the other, while they loaded the model or tokenizer, as when memory "
+                f"does not suffice: {remedy}"
             )
         yield
         self.put_down(key)
 
     def take_up(self, key: Hashable) -> tuple[int, list[int]]:
-        """Deaths seen over this piece of work, and the samples of it to leave out."""
-        return ray.get(self._suspects.take_up.remote(key)) if self._replaces_dead else (0, [])  # type: ignore[union-attr]
+        """Deaths seen over this piece of work, and the samples of it to skip."""
+        return (0, []) if self._suspects is None else self._suspects.take_up(key)
 
     def hold(self, key: Hashable, row: int) -> None:
-        """Tell which sample comes next, and wait until that is known: the next moment may be the last."""
-        if self._replaces_dead:
-            ray.get(self._suspects.hold.remote(key, row))  # type: ignore[union-attr]
+        """Tell which sample comes next; the next moment may be the last."""
+        if self._suspects is not None:
+            self._suspects.hold(key, row)
 
     def put_down(self, key: Hashable) -> None:
-        if self._replaces_dead:
-            ray.get(self._suspects.put_down.remote(key))  # type: ignore[union-attr]
+        """Tell that this piece of work is done."""
+        if self._suspects is not None:
+            self._suspects.put_down(key)

@@ -1,4 +1,4 @@
-"""What runs inside Ray's processes: CPU workers that prepare, actors that hold the model."""
+"""What runs inside an executor's processes: CPU workers that prepare, workers that hold the model."""
 
 import logging
 import time
@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import torch
 from jaxtyping import Float
-from ray.actor import ActorHandle
 from torch import Tensor
 
 from curate.datasets import Dataset
@@ -18,13 +17,14 @@ from curate.errors import CurateError, DataError, RunStopped, WorkerLost
 from curate.manifest.rows import QuarantineRow, ScoredRow, quarantine_table, scored_table
 from curate.models.family import CutModel, InputBuilder
 from curate.pipeline.files_here import dictionary_here, model_here
-from curate.pipeline.job import Plan
-from curate.pipeline.meter import Meter, Work
+from curate.pipeline.meter import Export, Meter, Work, nowhere
+from curate.pipeline.plan import Plan
 from curate.pipeline.transport import batch_from_bytes, batch_to_bytes
 from curate.pipeline.watch import SEEN_DEATHS_BEFORE_ONE_BY_ONE, STRIKES, Watch, deadline
 from curate.sae.load import load_dictionary
 from curate.scoring.memory import FittingScorer
-from curate.scoring.prepare import Prepared, Text, prepare, quarantined, token_batches
+from curate.scoring.parameters import Text
+from curate.scoring.prepare import Prepared, prepare, quarantined, token_batches
 from curate.scoring.scorer import Scorer
 
 BATCH, ROWS, FAILURE = "batch", "rows", "failure"
@@ -82,14 +82,13 @@ def check(kind: str, payload: bytes) -> None:
 
 
 class PrepareWorker:
-    """Ranges of positions in, batches and quarantined rows out. Batches never cross ranges.
+    """Ranges of positions in, batches and quarantined rows out. Batches never cross ranges."""
 
-    A pool of actors, since Ray Data would run plain tasks inside the scoring actors, on the device's time.
-    """
-
-    def __init__(self, plan: Plan, dataset: Dataset, stage: str, suspects: ActorHandle | None = None) -> None:
+    def __init__(
+        self, plan: Plan, dataset: Dataset, stage: str, watch: Watch = Watch(), export: Export = nowhere
+    ) -> None:
         torch.set_num_threads(1)
-        self.plan, self.dataset, self.watch, self.meter = plan, dataset, Watch(suspects), Meter(stage)
+        self.plan, self.dataset, self.watch, self.meter = plan, dataset, watch, Meter(stage, export)
         parameters = plan.job.parameters
         self.text: Text = parameters.text if stage == "score" else parameters.weights_text
         # Feature weights need no likelihood.
@@ -97,23 +96,28 @@ class PrepareWorker:
         self.builder = attempt(lambda: self._load(plan))
 
     def _load(self, plan: Plan) -> InputBuilder:
-        with self.watch.loading("--prepare-workers"):
+        with self.watch.loading("lower --prepare-workers"):
             return plan.model.family.load_builder(model_here(plan.model, plan.job.model.name))
 
     def __call__(self, ranges: Columns) -> Iterator[Columns]:
+        """Several ranges, as Ray Data gives them."""
+        for start, stop in zip(ranges["start"].tolist(), ranges["stop"].tolist(), strict=True):
+            yield from self.rows(start, stop)
+
+    def rows(self, start: int, stop: int) -> Iterator[Columns]:
+        """The batches of a range, then its quarantined rows."""
         builder, budget = self.builder, self.plan.job.parameters.tokens_per_pass(self.plan.device)
         if isinstance(builder, Failure):
             yield builder.row()
             return
-        for start, stop in zip(ranges["start"].tolist(), ranges["stop"].tolist(), strict=True):
-            bad: list[QuarantineRow] = []
-            samples = self._samples(builder, start, stop)
-            for batch in token_batches(_good(samples, bad), budget):
-                self.meter.count("prepared_batches")
-                yield row(start, BATCH, batch_to_bytes(batch))
-            if bad:
-                self.meter.count("quarantined", len(bad))
-                yield row(start, ROWS, to_bytes(quarantine_table(bad)))
+        bad: list[QuarantineRow] = []
+        samples = self._samples(builder, start, stop)
+        for batch in token_batches(_good(samples, bad), budget):
+            self.meter.count("prepared_batches")
+            yield row(start, BATCH, batch_to_bytes(batch))
+        if bad:
+            self.meter.count("quarantined", len(bad))
+            yield row(start, ROWS, to_bytes(quarantine_table(bad)))
 
     def _samples(self, builder: InputBuilder, start: int, stop: int) -> Iterator[Prepared | QuarantineRow]:
         """The range's samples, without those that this worker's predecessors died of."""
@@ -150,6 +154,11 @@ def _good(samples: Iterator[Prepared | QuarantineRow], bad: list[QuarantineRow])
             bad.append(sample)
 
 
+def more_memory(plan: Plan) -> str:
+    """How a worker that loads the model gets more memory."""
+    return "lower --actors" if plan.job.resources.actors > 1 else "take a machine with more, or --dtype bfloat16"
+
+
 def load_cut(plan: Plan) -> CutModel:
     """The model up to its hook layer, on this process's device."""
     _settle(plan)
@@ -180,18 +189,27 @@ def _settle(plan: Plan) -> None:
 
 
 class ScoreActor:
-    """Holds the model; batches in, scored rows out."""
+    """Holds the model; batches in, scored rows out.
+
+    Args:
+        cut: the cut model, if this process has it already.
+    """
 
     def __init__(
-        self, plan: Plan, weights: Float[Tensor, " d_sae"] | None, suspects: ActorHandle | None = None
+        self,
+        plan: Plan,
+        weights: Float[Tensor, " d_sae"] | None,
+        watch: Watch = Watch(),
+        export: Export = nowhere,
+        cut: CutModel | None = None,
     ) -> None:
-        self.plan, self.columns, self.watch = plan, plan.job.parameters.columns, Watch(suspects)
-        self.scorer = attempt(lambda: self._load(plan, weights))
-        self.meter = Meter("score")
+        self.plan, self.columns, self.watch = plan, plan.job.parameters.columns, watch
+        self.scorer = attempt(lambda: self._load(plan, weights, cut))
+        self.meter = Meter("score", export)
 
-    def _load(self, plan: Plan, weights: Float[Tensor, " d_sae"] | None) -> FittingScorer:
-        with self.watch.loading("--actors"):
-            return FittingScorer(load_scorer(plan, weights))
+    def _load(self, plan: Plan, weights: Float[Tensor, " d_sae"] | None, cut: CutModel | None) -> FittingScorer:
+        with self.watch.loading(more_memory(plan)):
+            return FittingScorer(load_scorer(plan, weights, cut))
 
     def __call__(self, block: Columns) -> Columns:
         scorer, kinds, payloads, works = self.scorer, [], [], []

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from curate.interpret.patches.job import GALLERY, PLOT, ROWS, PatchesPlan
+from curate.interpret.patches.job import GALLERY, METHODS, PLOT, ROWS, Method
 from curate.interpret.patches.masks import masked_pixels, n_kept
+from curate.interpret.patches.plan import PatchesPlan
 from curate.interpret.patches.results import RANDOM, Found, ImageRow, PatchesRecord
-from curate.interpret.patches.scores import METHODS, Method
 from curate.interpret.patches.study import read_rows
 from curate.palette import COLOURS, GREY, INK, MARKERS
 from curate.report.drawing import figure_of, plain, save

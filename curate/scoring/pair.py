@@ -8,10 +8,10 @@ from safetensors import SafetensorError, safe_open
 
 from curate import demo
 from curate.errors import ConfigurationError
-from curate.models import inspect_model
+from curate.models.families import inspect_model
 from curate.models.family import ModelInfo
 from curate.sae.dictionary import DictionaryInfo
-from curate.sae.known import default_sae, last_part, named
+from curate.sae.known import last_part, named
 from curate.sae.load import inspect_dictionary
 from curate.storage import is_there
 
@@ -23,24 +23,6 @@ class Pair(NamedTuple):
     sae: DictionaryInfo
     hook_layer: int
     notes: tuple[str, ...]
-
-
-def sae_for(model_name: str, sae_name: str | None) -> str:
-    """The SAE that is asked for, or else the default one of the model.
-
-    Raises:
-        ValueError: none is asked for, and the model has no default one.
-    """
-    if sae_name is not None:
-        return sae_name
-    if model_name == demo.NAME:
-        return demo.NAME
-    if (entry := default_sae(model_name)) is not None:
-        return entry.name
-    raise ValueError(
-        f"no SAE is named for {model_name}, and it has no default one: name it with --sae (`curate saes --model "
-        f"{model_name}` lists those that fit), in a job file with sae, or train one with `curate sae train`"
-    )
 
 
 def hook_layer(sae: DictionaryInfo, asked: int | None) -> int:

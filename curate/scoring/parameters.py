@@ -1,12 +1,21 @@
 """What decides a run's scores, beside data, model and dictionary."""
 
+from typing import Literal
+
 from pydantic import Field, field_validator, model_validator
 
 from curate.metrics import DEFAULT_METRICS, METRICS
 from curate.metrics.metric import Likely
 from curate.metrics.parameters import MetricParameters
-from curate.scoring.prepare import SCORED, Text
 
+Text = Literal["prompt+chosen", "prompt", "prompt+rejected", "both"]
+# Of the text that is scored, the response, if it has one. Of both, the first is the one with the chosen response.
+SCORED: dict[Text, Likely | None] = {
+    "prompt+chosen": "chosen",
+    "prompt": None,
+    "prompt+rejected": "rejected",
+    "both": "chosen",
+}
 DEFAULT_TOP_FEATURES = 10
 BATCH_SIZE = {"cpu": 3072, "cuda": 8192}
 REJECTED = "_rejected"  # ends the name of a metric of the rejected response, where both are scored
@@ -91,3 +100,8 @@ class ScoringParameters(MetricParameters):
     def likelihood_of(self) -> tuple[Likely, ...]:
         """The texts whose likelihood the metrics need: if any, the whole model runs."""
         return tuple(dict.fromkeys(text for name in self.metrics for text in METRICS[name].likelihood_of))
+
+    @property
+    def prepared_alike(self) -> bool:
+        """Whether feature weights and scores are computed from the same inputs."""
+        return self.text == self.weights_text and not self.likelihood_of

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -13,15 +13,8 @@ from curate.models.family import InputBuilder
 from curate.models.inputs import ModelInputs
 from curate.models.packing import packed_tokens
 from curate.sample import Sample
+from curate.scoring.parameters import SCORED, Text
 
-Text = Literal["prompt+chosen", "prompt", "prompt+rejected", "both"]
-# Of the text that is scored, the response, if it has one. Of both, the first is the one with the chosen response.
-SCORED: dict[Text, Likely | None] = {
-    "prompt+chosen": "chosen",
-    "prompt": None,
-    "prompt+rejected": "rejected",
-    "both": "chosen",
-}
 S = TypeVar("S", bound=Sized)  # whose length is its tokens
 
 

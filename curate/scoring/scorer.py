@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -16,11 +17,11 @@ from curate.metrics.activity import Activity, joined
 from curate.metrics.cosine import contributions
 from curate.metrics.metric import Evidence, Likely
 from curate.models.family import CutModel, Read
-from curate.models.packing import Segment, pack
+from curate.models.packing import Segment, pack, to_device
 from curate.sae.dictionary import Dictionary
 from curate.sae.firing import measure_firing
-from curate.scoring.parameters import ScoringParameters
-from curate.scoring.prepare import SCORED, Prepared, quarantined
+from curate.scoring.parameters import SCORED, ScoringParameters
+from curate.scoring.prepare import Prepared, quarantined
 
 
 class Part(NamedTuple):
@@ -50,7 +51,7 @@ def encode_part(
     """
     text, image = (~is_image).nonzero()[:, 0], is_image.nonzero()[:, 0]
     of_text, of_image = (
-        measure_firing(dictionary, hidden[places.to(hidden.device)], int(begins and 0 in places[:1]))
+        measure_firing(dictionary, hidden[to_device(hidden.device, places)], int(begins and places[:1].tolist() == [0]))
         for places in (text, image)
     )
     return Part(
@@ -79,6 +80,14 @@ class Seen(NamedTuple):
         """The hidden states of the text."""
         assert self.stream is not None, "a sample that could not be scored"
         return torch.cat([self.stream[segment.tokens] for segment in self.path])
+
+
+class _Readable(NamedTuple):
+    """A sample whose hidden states are finite: the evidence of each text that is scored, and the first text's path."""
+
+    evidence: Sequence[Evidence]
+    doubts: Float[Tensor, "3"]
+    path: Sequence[Segment]
 
 
 @dataclass(frozen=True)
@@ -119,7 +128,7 @@ class Scorer:
                 parts[segment] = encode_part(self.dictionary, hidden[segment.tokens], is_image, begins)
             return parts[segment]
 
-        seen = []
+        readable: list[_Readable | None] = []
         texts = iter(zip(packed.ends, said, strict=True))
         for sample in batch:
             found = {name: next(texts) for name in (SCORED[self.parameters.text], *sample.others)}
@@ -132,24 +141,50 @@ class Scorer:
                 }
                 texts_parts = [list(map(encoded, path)) for path in paths]
                 evidence = [self._evidence(sample.sample_id, parts, likelihood) for parts in texts_parts]
-                seen.append(Seen(self._row(sample, texts_parts, evidence), evidence[0], hidden, paths[0]))
+                readable.append(_Readable(evidence, self._doubts(texts_parts, evidence), paths[0]))
             else:
+                readable.append(None)
+        on_device = [each.doubts for each in readable if each is not None]
+        # One copy from the device for the whole batch.
+        doubts = iter(torch.stack(on_device).tolist() if on_device else [])
+        seen = []
+        for sample, each in zip(batch, readable, strict=True):
+            if each is None:
                 error = NonFinite("hidden states are NaN or infinite at the hook layer")
                 seen.append(Seen(quarantined(sample.source_row, error, sample.sample_id)))
+            else:
+                row = self._row(sample, each.evidence, *next(doubts))
+                seen.append(Seen(row, each.evidence[0], hidden, each.path))
         return seen
 
-    def _row(
-        self, sample: Prepared, texts: Sequence[Sequence[Part]], of_texts: Sequence[Evidence]
-    ) -> ScoredRow | QuarantineRow:
-        """The row of a sample, from the parts of each text that is scored and the evidence that they make.
-
-        Features are listed of the first; doubts, `near_delta` and `near_switch`, are of the one that has more.
-        """
+    def _doubts(self, texts: Sequence[Sequence[Part]], evidence: Sequence[Evidence]) -> Float[Tensor, "3"]:
+        """What `_row` takes, from the parts of each text that is scored and the evidence that they make."""
         noise = torch.stack([part.noise for parts in texts for part in parts]).max()
-        if not bool(noise.isfinite()):
+        peaks = torch.stack([peak for each in evidence for peak in (each.activity.text, each.activity.image)])
+        nearest = (peaks - self._bound).abs_().min()
+        near_switch = torch.stack([torch.stack([part.near_switch for part in parts]).sum() for parts in texts]).max()
+        return torch.stack([noise.double(), nearest.double(), near_switch.double()])
+
+    @cached_property
+    def _bound(self) -> Float[Tensor, " d_sae"]:
+        return self.dictionary.bound(self.parameters.bound)
+
+    @cached_property
+    def _jumps(self) -> bool:
+        return self.dictionary.jumps_over(self.parameters.bound)
+
+    def _row(
+        self, sample: Prepared, of_texts: Sequence[Evidence], noise: float, nearest: float, near_switch: float
+    ) -> ScoredRow | QuarantineRow:
+        """The row of a sample, from the evidence of each text that is scored; features are listed of the first.
+
+        Args:
+            noise: as of `Firing`; nearest: of the features' peaks, the least distance from the bound of activity;
+                near_switch: as of `Firing`. Of several texts, the worst.
+        """
+        if not math.isfinite(noise):
             error = NonFinite("activations of the SAE are NaN or infinite")
             return quarantined(sample.source_row, error, sample.sample_id)
-        bound = self.dictionary.bound(self.parameters.bound)
         first, *others = of_texts
         scores = {name: METRICS[name].score(first) for name in self.parameters.metrics}
         for evidence in others:
@@ -157,13 +192,6 @@ class Scorer:
         if bad := [name for name, score in scores.items() if not math.isfinite(score)]:
             error = NonFinite(f"{', '.join(bad)} of the sample is NaN or infinite")
             return quarantined(sample.source_row, error, sample.sample_id)
-        near_switch = max(int(torch.stack([part.near_switch for part in parts]).sum()) for parts in texts)
-        near = [
-            bool(torch.minimum((text - bound).abs(), (image - bound).abs()).min() < noise)
-            for text, image, *_ in (evidence.activity for evidence in (first, *others))
-        ]
-        # Where a feature jumps from zero to any height, a switch may carry it over delta.
-        jumps = near_switch > 0 and self.dictionary.jumps_over(self.parameters.bound)
         return ScoredRow(
             sample_id=sample.sample_id,
             source_row=sample.source_row,
@@ -172,8 +200,9 @@ class Scorer:
             n_text_tokens=first.n_text_tokens,
             n_image_tokens=first.activity.n_tokens - first.n_text_tokens,
             top_features=_top_features(first, self.parameters.top_features) if "cosine" in scores else [],
-            near_delta=any(near) or jumps,
-            near_switch=near_switch,
+            # Where a feature jumps from zero to any height, a switch may carry it over delta.
+            near_delta=nearest < noise or (near_switch > 0 and self._jumps),
+            near_switch=int(near_switch),
         )
 
     def _evidence(self, sample_id: str, parts: Sequence[Part], likelihood: Mapping[Likely, float]) -> Evidence:
@@ -187,4 +216,5 @@ def _top_features(evidence: Evidence, count: int) -> list[tuple[int, float]]:
     features = added.nonzero()[:, 0]
     # A stable sort, so that among equals the lower feature comes first on every device.
     values, order = added[features].sort(descending=True, stable=True)
-    return list(zip(features[order[:count]].tolist(), values[:count].tolist(), strict=True))
+    listed = torch.stack((features[order[:count]].double(), values[:count]), dim=1).tolist()
+    return [(int(feature), value) for feature, value in listed]

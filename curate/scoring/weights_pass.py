@@ -11,6 +11,7 @@ from curate.errors import ConfigurationError, NonFinite, OutOfMemory
 from curate.metrics.parameters import MetricParameters
 from curate.metrics.weights import FeatureWeights, Places, TopTokens, feature_weights
 from curate.models.family import CutModel
+from curate.models.packing import to_device
 from curate.sae.dictionary import Dictionary
 from curate.sae.firing import activation_blocks
 from curate.scoring.hidden import hidden_alone
@@ -54,7 +55,7 @@ class WeightsPass:
         text, image = self._top_tokens(hidden)
         first = self.first_token[sample.source_row]
         for top, mask in ((text, ~sample.inputs.is_image), (image, sample.inputs.is_image)):
-            places = mask.nonzero()[:, 0].to(hidden.device)
+            places = to_device(hidden.device, mask.nonzero()[:, 0])
             states, index = hidden[places], first + places
             for tokens, features, z in activation_blocks(self.dictionary, states):
                 top.add(z, states[tokens], index[tokens], features)

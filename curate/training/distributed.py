@@ -17,7 +17,7 @@ from curate.pipeline.files_here import model_here
 from curate.pipeline.resources import cluster_address
 from curate.training.fit import Report, Step, fit
 from curate.training.folder import CHECKPOINTS, CURVE
-from curate.training.job import TrainPlan, n_steps
+from curate.training.plan import TrainPlan, n_steps
 from curate.training.samples import TRAIN, samples_of
 
 _SECONDS_BETWEEN_LOOKS = 1.0

@@ -17,8 +17,8 @@ from curate.errors import RunStopped
 from curate.harvest.train import signals_between_steps, take_back
 from curate.training.columns import as_columns, collator
 from curate.training.folder import ADAPTER, CHECKPOINTS, CURVE, MODEL, TENSORBOARD, last_checkpoint, mark_whole, step_of
-from curate.training.job import TrainPlan
 from curate.training.model import load, lora, reference, save
+from curate.training.plan import TrainPlan
 from curate.training.samples import TRAIN, VALIDATION, samples_of
 
 # Of what trainers log: how fast they were, and counts that begin anew when a training is resumed.

@@ -14,7 +14,8 @@ from curate.manifest.atomic import sync_folder
 from curate.models import FILES
 from curate.models.family import ModelInfo
 from curate.storage import follow_umask
-from curate.training.job import TrainPlan, TuningParameters
+from curate.training.job import TuningParameters
+from curate.training.plan import TrainPlan
 
 # Chameleon's VQ encoder rounds images to codes: no gradient comes back through it.
 VISION_TOWERS = {"vision_tower", "vqmodel"}

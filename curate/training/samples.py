@@ -18,7 +18,8 @@ from curate.sample import Sample
 from curate.scoring.prepare import quarantined
 from curate.storage import location
 from curate.training.folder import QUARANTINE, SAMPLES
-from curate.training.job import Method, TrainPlan, n_validated, samples_in_a_step
+from curate.training.job import Method
+from curate.training.plan import TrainPlan, n_validated, samples_in_a_step
 
 TRAIN, VALIDATION, LEFT_OUT = "train", "validation", "left out"
 SAMPLES_SCHEMA = pa.schema(

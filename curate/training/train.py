@@ -15,7 +15,7 @@ from curate.manifest.inputs import own_files
 from curate.manifest.lock import locked
 from curate.manifest.rule import Rule
 from curate.manifest.selection import samples_sha256
-from curate.models import inspect_model
+from curate.models.families import inspect_model
 from curate.pipeline.resources import cluster_address
 from curate.scoring.memory import is_out_of_memory
 from curate.storage import location, remove
@@ -33,7 +33,8 @@ from curate.training.folder import (
     refuse_another,
     remove_half_written,
 )
-from curate.training.job import Method, TrainPlan
+from curate.training.job import Method
+from curate.training.plan import TrainPlan
 from curate.training.samples import LEFT_OUT, TRAIN, VALIDATION, samples_of, write_samples
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate")

@@ -32,7 +32,6 @@ def curate(*arguments: object, cwd: Path, **environment: str) -> subprocess.Comp
         env={**clean, **home, **environment},
         capture_output=True,
         text=True,
-        timeout=240,
     )
 
 

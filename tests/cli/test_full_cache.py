@@ -13,9 +13,7 @@ from tests.hub import FOLDERS, LLAVA, SAES, environment, snapshot, write_in_toda
 
 def curate(hub: Path, folder: Path, *arguments: str) -> str:
     command = [sys.executable, "-m", "curate", *arguments]
-    result = subprocess.run(
-        command, cwd=folder, env=environment(hub, COLUMNS="200"), capture_output=True, text=True, timeout=600
-    )
+    result = subprocess.run(command, cwd=folder, env=environment(hub, COLUMNS="200"), capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     (folder / f"{arguments[0]}.stderr").write_text(result.stderr)
     return result.stdout

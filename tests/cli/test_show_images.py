@@ -138,21 +138,25 @@ def test_a_terminal_of_no_size_and_a_missing_library_are_no_error(scored_run):
 
 
 @pytest.mark.parametrize("kind", ["kitty", "sixel", "blocks"])
-@pytest.mark.parametrize("size", [(3_000, 1), (1, 3_000), (1, 1)])
-def test_the_thinnest_images_are_drawn(kind, size):
-    start = f"""
+def test_the_thinnest_images_are_drawn(kind):
+    start = """
 import io
 from PIL import Image
 from curate.cli.console import OUT
 from curate.cli.pictures import THUMBNAIL, pictures
-file = io.BytesIO()
-Image.new("RGB", {size}, "red").save(file, "PNG")
 drawer = pictures(True)
-OUT.print(drawer.draw(file.getvalue()), drawer.draw(file.getvalue(), *THUMBNAIL))
+for size in ((3_000, 1), (1, 3_000), (1, 1)):
+    file = io.BytesIO()
+    Image.new("RGB", size, "red").save(file, "PNG")
+    for cells in ((), THUMBNAIL):
+        OUT.print("next")
+        OUT.print(drawer.draw(file.getvalue(), *cells))
 """
     code, sent = on_terminal(kind, start=start)
     assert code == 0, sent
-    assert has_images(sent)
+    _, *drawn = sent.split("next")
+    assert len(drawn) == 6
+    assert all(has_images(each) for each in drawn)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import pytest
 from curate.pipeline.meter import COUNTERS
 from tests.cli.test_cli import curate, refused
 from tests.cluster.nodes import Cluster, cluster, wait_until
+from tests.command import refused as refused_here
 from tests.pipeline.small import failing
 
 SCORES = ("cosine", "cooccurrence", "l0", "random")
@@ -60,7 +61,7 @@ def test_twice_is_once_and_what_was_stopped_goes_on(nodes, tmp_path):
     # The same job, written otherwise.
     (tmp_path / "job.yaml").write_text("# once more\n" + (tmp_path / "job.yaml").read_text())
     assert submitted(nodes, tmp_path)["id"] == job["id"]
-    wait_until(lambda: shards(tmp_path) >= 2, 120)
+    wait_until(lambda: shards(tmp_path) >= 2)
     stopped = on(nodes, tmp_path, "stop", job["id"])
     assert stopped.stdout == f"{job['id']} is STOPPED\n", stopped.stderr
     kept = shards(tmp_path)
@@ -106,11 +107,11 @@ def test_every_node_exports_the_counters_of_its_actors(nodes, tmp_path):
     def exported() -> str:
         texts = []
         for place in places:
-            with urllib.request.urlopen(f"http://{place}/metrics", timeout=10) as page:
+            with urllib.request.urlopen(f"http://{place}/metrics") as page:
                 texts.append(page.read().decode())
         return "\n".join(texts)
 
-    wait_until(lambda: "ray_curate_samples_total{" in exported(), 120)
+    wait_until(lambda: "ray_curate_samples_total{" in exported())
     text = exported()
     for name in set(COUNTERS) - {"quarantined", "shared_tokens"}:
         assert f"ray_curate_{name}_total{{" in text, name
@@ -127,7 +128,7 @@ def test_actors_and_workers_go_where_their_resources_are(nodes, tmp_path):
         .replace("{weight_samples", "{metrics: [l0], weight_samples")
     )
     job = submitted(nodes, tmp_path)
-    wait_until(lambda: shards(tmp_path) >= 1, 120)
+    wait_until(lambda: shards(tmp_path) >= 1)
     at_work = {
         worker: [node.name for node in nodes.nodes if any(worker in " ".join(p.cmdline()) for p in node.processes())]
         for worker in ("ScoreActor", "PrepareWorker")
@@ -138,7 +139,8 @@ def test_actors_and_workers_go_where_their_resources_are(nodes, tmp_path):
 
 def test_what_cannot_be_asked_of_a_cluster_is_refused_in_a_line(nodes, tmp_path):
     (tmp_path / "job.yaml").write_text("kind: score\noutput: run\nresources: {address: 'auto'}\n")
-    refused(on(nodes, tmp_path, "submit", "job.yaml"), "a job runs on the cluster that it is given to")
+    job, place = tmp_path / "job.yaml", ("--address", nodes.dashboard)
+    refused_here("a job runs on the cluster that it is given to", "submit", job, *place, codes=(2,))
     refused(on(nodes, tmp_path, "logs", "score-0123"), "the cluster knows no job score-0123; curate jobs lists")
     wrong = {**nodes.environment, "RAY_AUTH_TOKEN": "0" * 32}
     result = curate("jobs", "--address", nodes.dashboard, cwd=tmp_path, **wrong)
@@ -201,7 +203,7 @@ def test_a_worker_node_that_dies_costs_nothing(nodes, tmp_path):
     (tmp_path / "job.yaml").write_text(JOB.format(rows=150))
     job = submitted(nodes, tmp_path)
     assert submitted(nodes, tmp_path)["id"] == job["id"]
-    wait_until(lambda: shards(tmp_path) >= 2, 120)
+    wait_until(lambda: shards(tmp_path) >= 2)
     # One that computes; the job's driver is on the head.
     victim = next(
         node for node in nodes.nodes[1:] if any("ScoreActor" in " ".join(p.cmdline()) for p in node.processes())
@@ -210,8 +212,8 @@ def test_a_worker_node_that_dies_costs_nothing(nodes, tmp_path):
     killed_at = shards(tmp_path)
     assert killed_at < 10
     # To ask for its state all the time would take a core from it.
-    wait_until((tmp_path / "run" / "run.json").exists, 240)
-    wait_until(lambda: state(nodes, tmp_path, job["id"]) not in ("PENDING", "RUNNING"), 60)
+    wait_until((tmp_path / "run" / "run.json").exists)
+    wait_until(lambda: state(nodes, tmp_path, job["id"]) not in ("PENDING", "RUNNING"))
     assert state(nodes, tmp_path, job["id"]) == "SUCCEEDED", on(nodes, tmp_path, "logs", job["id"]).stdout
     assert failing(tmp_path / "run") == {}
     local = tmp_path / "local"

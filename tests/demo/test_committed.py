@@ -27,7 +27,7 @@ from curate.datasets.demo import (
 )
 from curate.demo.train_model import exact_match
 from curate.demo.train_sae import evaluate, hidden_tokens
-from curate.models import inspect_model
+from curate.models.families import inspect_model
 from curate.sae.load import inspect_dictionary
 
 REPORT = json.loads(demo.TRAINING_REPORT.read_text())

@@ -6,7 +6,7 @@ import pytest
 from sae_lens import SAE
 
 from curate.demo import train, train_model, train_sae
-from curate.models import inspect_model
+from curate.models.families import inspect_model
 from curate.sae.load import inspect_dictionary
 
 

@@ -19,7 +19,8 @@ from curate.errors import ConfigurationError, DataError, RunStopped, Terminated
 from curate.evaluation import answers as answering
 from curate.evaluation.benches import open_bench
 from curate.evaluation.evaluate import EvaluationRecord, evaluate
-from curate.evaluation.job import EvaluateJob, plan
+from curate.evaluation.job import EvaluateJob
+from curate.evaluation.plan import plan
 from curate.evaluation.rules import SYSTEM
 from tests.evaluation.judge import KEY, Judge, judging
 
@@ -280,9 +281,9 @@ def test_a_killed_evaluation_asks_nothing_twice_and_keeps_no_key(tmp_path, answe
         process = subprocess.Popen(
             arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        assert enough.wait(60)
+        assert enough.wait(600)
         process.send_signal(signal.SIGKILL)
-        outputs += process.communicate(timeout=60)
+        outputs += process.communicate()
         assert process.returncode == -signal.SIGKILL
         reviews = tmp_path / "out" / "reviews.jsonl"
         there = {row["question_id"] for row in rows(reviews)}
@@ -291,7 +292,7 @@ def test_a_killed_evaluation_asks_nothing_twice_and_keeps_no_key(tmp_path, answe
         with reviews.open("a") as file:
             file.write('{"question_id": 19, "tup')
         before = Counter({numbered(prompt): times for prompt, times in judge.asked.items()})
-        result = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=120)
+        result = subprocess.run(arguments, env=environment, capture_output=True, text=True)
         outputs += [result.stdout, result.stderr]
         assert result.returncode == 0, result.stderr
         asked = Counter({numbered(prompt): times for prompt, times in judge.asked.items()})

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from curate.cli.main import app
 from curate.errors import ConfigurationError
-from curate.experiments.calibrate import CalibrateJob, calibrate, plan
+from curate.experiments.calibrate import calibrate, plan
+from curate.experiments.calibrate_job import CalibrateJob
 from curate.experiments.calibration import LAST, Found, sentences
 from curate.experiments.paired_auroc import own_share, paired_auroc
 from curate.manifest.record import read_record

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from curate.experiments.sweep_cost import Lengths, cost, mean_lengths, training_passes
-from curate.experiments.sweep_job import SweepJob, n_trainings, plan
+from curate.experiments.sweep_job import SweepJob, n_trainings
+from curate.experiments.sweep_plan import plan
 from curate.jobs.doctor import examine
 from curate.training.job import TuningParameters
 

@@ -1,4 +1,4 @@
-"""Kill a scoring run at random moments until it is whole: its driver, its actors, and it while it writes."""
+"""Kill a scoring run at random moments until it is whole: its driver, its workers, and it while it writes."""
 
 import os
 import random
@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,12 +23,14 @@ class Killer:
 
     Attributes:
         command: a `curate score` command whose --output is `run`.
+        longest: seconds from its start until the driver is killed, at most.
         kills: what was killed, and what the folder held then.
     """
 
     command: list[str]
     run: Path
     rng: random.Random
+    longest: float
     kills: list[str] = field(default_factory=list)
 
     def go(self, plan: list[str]) -> None:
@@ -88,7 +91,7 @@ class Killer:
 
     def _wait_at_random(self, process: subprocess.Popen) -> None:
         """Some seconds from the start of imports to well into the work."""
-        until = time.monotonic() + self.rng.uniform(2, 25)
+        until = time.monotonic() + self.rng.uniform(2, self.longest)
         while time.monotonic() < until and process.poll() is None:
             time.sleep(0.02)
 
@@ -114,16 +117,50 @@ class Killer:
 
 
 def actors_of(driver: int) -> list[psutil.Process]:
-    """Ray's worker processes below a driver that hold one of our actors."""
+    """Processes below a driver that hold one of our workers: Ray's, and those forked from multiprocessing's server."""
     found = []
     for process in _children(driver):
         try:
-            title = " ".join(process.cmdline())
+            title, parent = _title(process), process.parent()
+            forked = parent is not None and parent.pid != driver and _is_server(_title(parent))
         except psutil.Error:
             continue
-        if title.startswith("ray::") and any(name in title for name in ("MapWorker", "FirstPassActor")):
+        of_ray = title.startswith("ray::") and any(name in title for name in ("MapWorker", "FirstPassActor"))
+        if of_ray or (forked and _is_server(title)):
             found.append(process)
     return found
+
+
+def _title(process: psutil.Process) -> str:
+    return " ".join(process.cmdline())
+
+
+def _is_server(title: str) -> bool:
+    """Of the server that forks processes; those that it forks have the same title."""
+    return "from multiprocessing.forkserver import main" in title
+
+
+def planted(folder: Path, code: str) -> dict[str, str]:
+    """An environment in which every process of a run starts with this code."""
+    (folder / "sitecustomize.py").write_text(code)
+    path = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+
+
+def wait_until(holds: Callable[[], bool], process: subprocess.Popen | None = None) -> None:
+    """Wait until something holds, or the process ends; a busy machine has as long as it takes, a broken one not."""
+    until = time.monotonic() + SECONDS_TO_WAIT
+    while not holds() and (process is None or process.poll() is None):
+        assert time.monotonic() < until, "it does not come about"
+        time.sleep(0.02)
+
+
+def ended(process: psutil.Process) -> bool:
+    """Whether a process is gone, if only its parent has not looked after it yet."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _children(pid: int) -> list[psutil.Process]:

@@ -2,11 +2,9 @@
 
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,7 @@ from curate.manifest.ledger import read_ledger
 from curate.manifest.quarantine import quarantined_rows
 from curate.manifest.verify import verify_run
 from curate.manifest.weights import read_weights
-from tests.faults.kills import CURATE
+from tests.faults.kills import CURATE, planted, wait_until
 from tests.hostile.rows import write_broken_table
 from tests.pipeline.small import write_data
 
@@ -26,28 +24,33 @@ def command(data: Path, run: Path, *options: str) -> list[str]:
     return [str(CURATE), "score", "--dataset", str(data), *plain, "--output", str(run), *options]
 
 
-def curate(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(CURATE), *arguments], capture_output=True, text=True, timeout=200)
+def curate(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(CURATE), *arguments], capture_output=True, text=True, env=env)
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
-)
-def test_a_signal_stops_cleanly_with_one_line_that_says_how_to_resume(number, code, tmp_path):
+def score(data: Path, run: Path, *options: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return curate(*command(data, run, *options)[1:], env=env)
+
+
+@pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.slow)])
+def executor(request) -> tuple[str, str]:
+    return "--executor", request.param
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_cleanly_with_one_line_that_says_how_to_resume(number, code, executor, tmp_path):
     write_broken_table(tmp_path / "data", rows=2000, broken=10)
     process = subprocess.Popen(
-        command(tmp_path / "data", tmp_path / "run"),
+        command(tmp_path / "data", tmp_path / "run", *executor),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         # A shell's background jobs ignore SIGINT, and so would what they start.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    until = time.monotonic() + 150
-    while time.monotonic() < until and len(list(tmp_path.glob("run/shards/*.json"))) < 2:
-        time.sleep(0.05)
+    wait_until(lambda: len(list(tmp_path.glob("run/shards/*.json"))) >= 2, process)
     process.send_signal(number)
-    out, errors = process.communicate(timeout=60)
+    out, errors = process.communicate()
     assert process.returncode == code, errors
     last = errors.strip().splitlines()[-1]
     assert "rows are kept; go on with: curate score --resume" in last
@@ -76,11 +79,9 @@ def mount(tmp_path):
     subprocess.run(["umount", str(folder)], capture_output=True)
 
 
-@pytest.mark.slow
-def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(mount, tmp_path):
+def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(mount, executor, tmp_path):
     small = mount("size=40k")
-    data = write_data(tmp_path / "data")
-    full = subprocess.run(command(data, small / "run"), capture_output=True, text=True, timeout=200)
+    full = score(write_data(tmp_path / "data"), small / "run", *executor)
     assert full.returncode == 1
     last = full.stderr.strip().splitlines()[-1]
     assert "No space left on device" in last
@@ -95,11 +96,21 @@ def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(mount, tmp_path):
 def test_a_read_only_output_is_refused_before_any_work(mount, tmp_path):
     small = mount("size=1m")
     subprocess.run(["mount", "-o", "remount,ro", str(small)], check=True)
-    refused = subprocess.run(
-        command(write_data(tmp_path / "data"), small / "run"), capture_output=True, text=True, timeout=60
-    )
+    refused = score(write_data(tmp_path / "data"), small / "run")
     assert refused.returncode == 2
     assert "Read-only file system" in refused.stderr.strip().splitlines()[-1]
+
+
+def test_a_machine_without_network_and_shared_memory_scores(tmp_path):
+    """Not even loopback, where Ray's services would listen, and 4 KiB in /dev/shm."""
+    alone = ["unshare", "--net", "--mount"]
+    if subprocess.run([*alone, "true"], capture_output=True).returncode:
+        pytest.skip("own namespaces need root")
+    small = 'mount -t tmpfs -o size=4k tmpfs /dev/shm && exec "$@"'
+    score = command(write_data(tmp_path / "data"), tmp_path / "run", "--metric", "cosine")
+    done = subprocess.run([*alone, "sh", "-c", small, "sh", *score], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [check for check in verify_run(tmp_path / "run") if not check.ok] == []
 
 
 def slow_jpeg() -> bytes:
@@ -111,13 +122,10 @@ def slow_jpeg() -> bytes:
     return data[: data.rindex(b"\xff\xd9")] + scan * 400 + b"\xff\xd9"
 
 
-@pytest.mark.slow
-def test_a_sample_that_hangs_is_quarantined_and_the_others_are_scored(tmp_path):
+def test_a_sample_that_hangs_is_quarantined_and_the_others_are_scored(executor, tmp_path):
     data = write_data(tmp_path / "data")
     (data / "11.png").write_bytes(slow_jpeg())
-    done = subprocess.run(
-        command(data, tmp_path / "run", "--sample-timeout", "4"), capture_output=True, text=True, timeout=300
-    )
+    done = score(data, tmp_path / "run", "--sample-timeout", "4", *executor)
     assert done.returncode == 0, done.stderr
     lost = {row["source_row"]: row for row in quarantined_rows(tmp_path / "run")}
     assert set(lost) == {7, 11, 25}
@@ -162,23 +170,10 @@ def scores(module):
 """
 
 
-def planted(folder: Path, code: str) -> dict[str, str]:
-    """An environment in which every process of a run starts with this code."""
-    (folder / "sitecustomize.py").write_text(code)
-    return {**os.environ, "PYTHONPATH": str(folder)}
-
-
-@pytest.mark.slow
-def test_a_sample_that_kills_the_actors_is_quarantined_and_the_others_are_scored(tmp_path):
+def test_a_sample_that_kills_the_actors_is_quarantined_and_the_others_are_scored(executor, tmp_path):
     """One that takes down whoever gives it to the model: first for feature weights, then for scores."""
-    data = write_data(tmp_path / "data")
-    done = subprocess.run(
-        command(data, tmp_path / "run", "--metric", "cosine", "--weight-samples", "40", "--json"),
-        env=planted(tmp_path, DEADLY),
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
+    options = ["--metric", "cosine", "--weight-samples", "40", "--json", *executor]
+    done = score(write_data(tmp_path / "data"), tmp_path / "run", *options, env=planted(tmp_path, DEADLY))
     assert done.returncode == 0, done.stderr
     lost = {row["source_row"]: row for row in quarantined_rows(tmp_path / "run")}
     assert set(lost) == {7, 13, 25}
@@ -188,22 +183,20 @@ def test_a_sample_that_kills_the_actors_is_quarantined_and_the_others_are_scored
     assert [check for check in verify_run(tmp_path / "run") if not check.ok] == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "message"),
     [
         (
             TOO_LARGE,
-            "a worker was killed 3 times while it loaded its model or tokenizer, as when memory does not suffice",
+            "workers were killed, one after the other, while they loaded the model or tokenizer, as when memory does "
+            "not suffice: take a machine with more, or --dtype bfloat16; ",
         ),
         (FAULTY, "the run failed: CUDA error: device-side assert triggered"),
     ],
 )
-def test_what_no_other_actor_would_survive_stops_the_run_in_its_own_words(tmp_path, code, message):
+def test_what_no_other_actor_would_survive_stops_the_run_in_its_own_words(code, message, executor, tmp_path):
     data = write_data(tmp_path / "data")
-    done = subprocess.run(
-        command(data, tmp_path / "run"), env=planted(tmp_path, code), capture_output=True, text=True, timeout=300
-    )
+    done = score(data, tmp_path / "run", *executor, env=planted(tmp_path, code))
     assert done.returncode == 1, done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert message in last
@@ -216,7 +209,7 @@ import resource, sys
 import torch
 from curate import demo
 from curate.datasets import DatasetSpec, open_dataset
-from curate.models import inspect_model
+from curate.models.families import inspect_model
 from curate.sae.load import inspect_dictionary, load_dictionary
 from curate.scoring.memory import FittingScorer
 from curate.scoring.parameters import ScoringParameters

@@ -17,7 +17,8 @@ from curate.datasets import DatasetSpec, open_dataset
 from curate.errors import ConfigurationError, DataError
 from curate.harvest.compare import Spread
 from curate.harvest.evaluate import Evaluation, evaluate
-from curate.harvest.evaluate_job import PICTURE, RESULT, SAEEvaluateJob, plan
+from curate.harvest.evaluate_job import PICTURE, RESULT, SAEEvaluateJob
+from curate.harvest.evaluate_plan import plan
 from tests.harvest.test_fold import demo_copy
 from tests.models.small import write_llava_next, write_text_model
 from tests.sae.folders import edit

@@ -16,7 +16,7 @@ from curate.datasets import DatasetSpec, open_dataset
 from curate.errors import ConfigurationError, DataError
 from curate.harvest import reading as module
 from curate.harvest.evaluate_job import HELD_OUT_SEED, SAEEvaluateJob
-from curate.harvest.evaluate_job import plan as evaluate_plan
+from curate.harvest.evaluate_plan import plan as evaluate_plan
 from curate.harvest.fold import check_open
 from curate.harvest.reading import first_states, measured
 from curate.models import ModelSpec

@@ -9,7 +9,8 @@ from sae_lens import SAE
 from safetensors.torch import load_file
 
 from curate import demo
-from curate.interpret.steer.edits import Mode, Positions, rotated, steered
+from curate.interpret.steer.edits import rotated, steered
+from curate.interpret.steer.job import Mode, Positions
 from curate.models.packing import pack
 from curate.sae import firing
 from curate.sae.decoder import load_decoder

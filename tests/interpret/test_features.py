@@ -10,7 +10,8 @@ from PIL import Image
 from curate import demo
 from curate.datasets.labelled import LabelledSpec, open_labelled
 from curate.errors import ConfigurationError
-from curate.interpret.features import FeaturesJob, features, most_images, plan
+from curate.interpret.features import features, most_images, plan
+from curate.interpret.features_job import FeaturesJob
 from tests import oracle
 from tests.command import curate, refused
 

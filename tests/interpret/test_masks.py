@@ -11,7 +11,7 @@ from hypothesis import given
 from PIL import Image
 
 from curate.interpret.patches.masks import mask, masked_pixels, n_kept, patches_with_pixels
-from curate.models import inspect_model
+from curate.models.families import inspect_model
 from curate.models.patches import Box, Patches, View
 from tests.models.small import MODELS, SIDE, picture
 from tests.models.test_patches import by_size

@@ -11,7 +11,8 @@ from PIL import Image
 from curate import demo
 from curate.datasets.labelled import LabelledSpec, open_labelled
 from curate.errors import NonFinite
-from curate.interpret.patches.scores import METHODS, patch_scores, ranked
+from curate.interpret.patches.job import METHODS
+from curate.interpret.patches.scores import patch_scores, ranked
 from curate.models.packing import pack
 from curate.models.patches import Box, Patches, View
 from curate.sae import firing

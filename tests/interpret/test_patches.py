@@ -17,9 +17,9 @@ from curate.cli.main import app
 from curate.datasets.labelled import LabelledSpec, open_labelled
 from curate.errors import ConfigurationError, DataError, NonFinite
 from curate.interpret.patches.classify import guess
-from curate.interpret.patches.job import PatchesJob, plan
+from curate.interpret.patches.job import METHODS, Method, PatchesJob
+from curate.interpret.patches.plan import plan
 from curate.interpret.patches.results import ImageRow, found, mcnemar
-from curate.interpret.patches.scores import METHODS, Method
 from curate.interpret.patches.study import read_rows, study_patches
 from curate.models.packing import pack
 from curate.report.patches import checkered, chosen

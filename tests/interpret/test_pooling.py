@@ -15,8 +15,9 @@ from curate import demo
 from curate.datasets.labelled import LabelledSpec, open_labelled
 from curate.errors import CorruptImage, DataError
 from curate.interpret import pooling
-from curate.interpret.pooling import PooledImages, checked_pooling, pool, pooled_images, read_pooled
-from curate.interpret.study import look_at
+from curate.interpret.pooling import PooledImages, pool, pooled_images, read_pooled
+from curate.interpret.pooling_rule import checked_pooling
+from curate.interpret.subject import look_at
 from curate.models import ModelSpec
 from curate.models.loading import Cut
 from curate.models.packing import pack

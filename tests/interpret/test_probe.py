@@ -26,7 +26,8 @@ from curate.cli.main import app
 from curate.datasets.labelled import LabelledImages, LabelledSpec, open_labelled
 from curate.errors import ConfigurationError, DataError
 from curate.interpret import pooling
-from curate.interpret.probe.job import ProbeJob, Representation, check_shares, plan
+from curate.interpret.probe.job import ProbeJob, Representation
+from curate.interpret.probe.plan import check_shares, plan
 from curate.interpret.probe.study import FEATURES, FITS, RECORD, SHARDS, ProbeRecord, _fit, probe, splits
 from curate.interpret.probe.study import Task as FitTask
 from curate.jobs.files import read_job, write_job

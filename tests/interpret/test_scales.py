@@ -5,9 +5,10 @@ import torch
 
 from curate.datasets.labelled import LabelledSpec, open_labelled
 from curate.errors import ConfigurationError
-from curate.interpret.features import FeaturesJob, features, plan
+from curate.interpret.features import features, plan
+from curate.interpret.features_job import FeaturesJob
 from curate.interpret.scales import with_scales
-from curate.interpret.study import look_at
+from curate.interpret.subject import look_at
 from curate.models import ModelSpec
 from curate.models.loading import Cut
 from curate.scoring.fit import READING_SAMPLES

@@ -22,7 +22,8 @@ from curate.interpret.intervals import mean_interval, paired_difference, wilson
 from curate.interpret.steer import study as module
 from curate.interpret.steer.concept import kept, named, naming_tokens
 from curate.interpret.steer.effects import effects, finding
-from curate.interpret.steer.job import EditSpec, SteerJob, plan
+from curate.interpret.steer.job import EditSpec, SteerJob
+from curate.interpret.steer.plan import plan
 from curate.interpret.steer.record import Answer, SteerRecord, Unedited
 from curate.interpret.steer.speaker import load_speaker
 from curate.interpret.steer.study import steer

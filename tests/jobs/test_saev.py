@@ -21,13 +21,13 @@ ONE_PROCESS = {"workers": 1, "strategy": "ddp", "parallel": 2}
 
 
 def small(file: Path, folder: Path, judge_url: str, metrics: list[str] | None = None, **changes: Any) -> Path:
-    """A job with two ratios, one seed, one process for each training, and a judge on this machine."""
+    """A job with two ratios, one seed, one epoch, one process for each training, and a judge on this machine."""
     job = yaml.safe_load(file.read_text())
     if metrics is not None:
         job["metrics"] = job["score"]["parameters"]["metrics"] = metrics
     job |= {"output": str(folder / "sweep"), "ratios": [0.5, 1], "seeds": 1, **ONE_PROCESS, **changes}
     del job["score"]["output"], job["evaluation"]["output"]
-    job["training"]["batch_size"] *= 4
+    job["training"] |= {"batch_size": job["training"]["batch_size"] * 4, "epochs": 1}
     job["evaluation"]["judge"]["url"] = judge_url
     job["evaluation"]["max_new_tokens"] = 16
     written = folder / file.name
@@ -38,7 +38,7 @@ def small(file: Path, folder: Path, judge_url: str, metrics: list[str] | None = 
 def curate(hub: Path, *arguments: str) -> str:
     command = [sys.executable, "-m", "curate", *arguments]
     result = subprocess.run(
-        command, env=environment(hub, CURATE_JUDGE_KEY=KEY, COLUMNS="200"), capture_output=True, text=True, timeout=900
+        command, env=environment(hub, CURATE_JUDGE_KEY=KEY, COLUMNS="200"), capture_output=True, text=True
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout

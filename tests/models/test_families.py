@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders
 from tokenizers.models import WordLevel
 
 from curate.errors import ConfigurationError, ImageShape, ReservedToken, SampleError, TooLong
-from curate.models import inspect_model
+from curate.models.families import inspect_model
 from curate.models.inputs import ModelInputs
 from curate.models.loading import device_map
 from curate.models.packing import pack

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from curate.errors import ConfigurationError
-from curate.models import inspect_model
+from curate.models.families import inspect_model
 from curate.models.packing import pack
 from tests.models.small import SIDE, picture, write_llava, write_tokenizer
 

@@ -21,7 +21,7 @@ from transformers import (
 
 from curate import demo
 from curate.errors import ConfigurationError, DataError, ImageShape, ReservedToken, TooLong
-from curate.models import inspect_model
+from curate.models.families import inspect_model
 from curate.models.loading import device_map
 from curate.models.packing import pack
 

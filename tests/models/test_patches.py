@@ -13,7 +13,7 @@ from hypothesis import given
 from PIL import Image
 
 from curate import demo
-from curate.models import inspect_model
+from curate.models.families import inspect_model
 from curate.models.patches import Box, Patches, View
 from tests.models.small import MODELS, SIDE, write_llava
 

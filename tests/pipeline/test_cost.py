@@ -8,10 +8,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from curate import demo
 from curate.datasets import DatasetSpec
-from curate.models import inspect_model
+from curate.models.families import inspect_model
 from curate.models.packing import pack
 from curate.pipeline.cost import DEVICES, UTILISATION, Device, Flops, gpu_hours, sample_flops
-from curate.pipeline.job import ScoreJob, plan
+from curate.pipeline.job import ScoreJob
+from curate.pipeline.plan import plan
 from tests.models.small import MODELS, picture
 
 

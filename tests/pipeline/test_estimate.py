@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from curate.pipeline.estimate import estimate
 from curate.pipeline.first_pass import weight_actors
-from curate.pipeline.job import ScoreJob, plan
+from curate.pipeline.job import ScoreJob
+from curate.pipeline.plan import plan
 from curate.pipeline.probe import Probe
 
 PROBE = Probe("node", samples=16, tokens=100.0, prepare_seconds=0.5, scored=16, score_seconds=2.0)

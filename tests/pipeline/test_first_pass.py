@@ -23,11 +23,12 @@ from curate.manifest.record import MANIFEST, RunRecord, read_record, read_sae
 from curate.manifest.weights import write_weights
 from curate.models import ModelSpec
 from curate.models.packing import pack
-from curate.pipeline import first_pass_actor
+from curate.pipeline import first_pass_worker
 from curate.pipeline import score as score_module
 from curate.pipeline.finish import _warnings
-from curate.pipeline.first_pass_actor import FirstPassActor
-from curate.pipeline.job import ScoreJob, plan
+from curate.pipeline.first_pass_worker import FirstPassWorker
+from curate.pipeline.job import ScoreJob
+from curate.pipeline.plan import plan
 from curate.pipeline.score import score
 from curate.sae.load import inspect_dictionary, load_dictionary
 from curate.scoring.fit import FIT_SAMPLES, READING_SAMPLES
@@ -319,11 +320,10 @@ def test_a_reading_is_tried_on_samples_from_all_over_the_data(tmp_path, demo_pre
     sae = sae_folder(tmp_path / "sae", **OPEN)
     whole = plan(ScoreJob(output=str(tmp_path / "run"), dataset=DatasetSpec(limit=200), sae=str(sae)))
     tried: list[list] = []
-    monkeypatch.setattr(first_pass_actor, "reading_of", lambda sae, texts, device, lost: tried.append(texts))
-    actor_class = FirstPassActor.__ray_metadata__.modified_class  # type: ignore[attr-defined]
+    monkeypatch.setattr(first_pass_worker, "reading_of", lambda sae, texts, device, lost: tried.append(texts))
     # The pass for the fit alone tries the same.
     for dataset in (whole.dataset, replace(whole.dataset, rows=spread(whole.dataset.rows, FIT_SAMPLES))):
-        actor_class(whole, dataset, False).read_sae()
+        assert [*FirstPassWorker(whole, dataset, False).read_sae()] == list(range(READING_SAMPLES))
     assert len(tried) == 2
     for texts in tried:
         assert len(texts) == READING_SAMPLES

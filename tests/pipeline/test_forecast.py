@@ -10,7 +10,8 @@ from curate.datasets import DatasetSpec
 from curate.pipeline import forecast
 from curate.pipeline.estimate import Estimate, estimate
 from curate.pipeline.finding import counted
-from curate.pipeline.job import ScoreJob, plan
+from curate.pipeline.job import ScoreJob
+from curate.pipeline.plan import plan
 from curate.pipeline.probe import Memory, Probe, probe
 from curate.pipeline.trial import Outcome
 from curate.scoring.memory import batch_tokens
@@ -32,9 +33,15 @@ def probed(*arguments, **options) -> Probe:
     return seen
 
 
+def seconds_of(clock: str) -> int:
+    hours, minutes, seconds = map(int, clock.split(":"))
+    return 3600 * hours + 60 * minutes + seconds
+
+
 def tried(demo_plan, outcome: Outcome, price: float | None = None) -> dict[str, tuple[str, str]]:
-    there = [{"CPU": 4, "object_store_memory": 2e9}]
-    findings = forecast.forecast(demo_plan, outcome, there, 10**9, 1000, weighed=False, price=price, limit=60)
+    findings = forecast.forecast(
+        demo_plan, outcome, workers=3, store=10**9, samples=1000, weighed=False, price=price, limit=60
+    )
     return {finding.check: (finding.state, finding.text) for finding in findings}
 
 
@@ -46,8 +53,17 @@ def test_what_was_seen_is_said_and_estimated_from(demo_plan):
         "3 of 16; measured on 2 samples of 1,200 tokens on node: an actor with 2 threads scores 0.12 a second"
     )
     assert "feature weights taken to cost what scores do" in lines["time"][1]
-    # 1,000 scores and 40 weight samples, eight seconds each, on cores that prepare, too.
-    assert "about 2:19:32 of work for 1,000 samples" in lines["time"][1]
+    # 1,000 scores and 40 weight samples, eight seconds each and a little more, on cores that prepare, too.
+    said = re.fullmatch(
+        r"about (.+) of work: (.+) for feature weights of 40 samples \+ (.+) for scores of 1,000 samples "
+        r"\(0\.12 samples/s\), with 1 actor and 3 workers that prepare; .+",
+        lines["time"][1],
+    )
+    assert said is not None, lines["time"][1]
+    whole, weights, scores = map(seconds_of, said.groups())
+    assert whole == weights + scores
+    assert 320 < weights < 330
+    assert 8000 < scores < 8110
     assert lines["memory"] == ("ok", "an actor takes 10 bytes of the 100 bytes that it may on cpu")
 
 
@@ -112,12 +128,17 @@ def test_a_share_of_memory_that_is_taken_or_nearly_is_told_of(demo_plan):
     assert shared.room < alone / 900
 
 
-def test_cost_is_gpu_hours_times_price(demo_plan):
-    time_needed = Estimate(samples=10, seconds=7200.0, samples_per_second=1.0, gpu_hours=8.0, actors_wait=False)
-    finding = forecast._time(demo_plan, time_needed, workers=3, price=2.5)
-    assert "about 2:00:00 of work for 10 samples with 1 actor and 3 workers" in finding.text
-    assert "8.00 GPU hours; 20.00 at 2.5 for each" in finding.text
+def test_cost_is_gpu_hours_times_price_and_the_parts_of_the_time_add_up(demo_plan):
+    found = Estimate(10, 7200.4, 4, 600.2, samples_per_second=1.0, gpu_hours=8.0, actors_wait=False)
+    finding = forecast._time(demo_plan, found, workers=3, price=2.5)
+    assert finding.text == (
+        "about 2:00:02 of work: 0:10:01 for feature weights of 4 samples + 1:50:01 for scores of 10 samples "
+        "(1.0 samples/s), with 1 actor and 3 workers that prepare; 8.00 GPU hours; 20.00 at 2.5 for each"
+    )
     assert finding.numbers["cost"] == 20.0
+    unweighed = replace(found, weight_samples=0, weights_seconds=0.0)
+    text = forecast._time(demo_plan, unweighed, workers=3, price=None).text
+    assert text.startswith("about 2:00:01 of work: 2:00:01 for scores of 10 samples (1.0")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from curate.datasets import DatasetSpec
-from curate.harvest.job import SAETrainJob, plan
+from curate.harvest.job import SAETrainJob
+from curate.harvest.plan import plan
 from curate.harvest.train import local_chunks
 from curate.models import ModelSpec
 from curate.pipeline.harvest import chunks_of

@@ -2,7 +2,7 @@ import pytest
 
 from curate.errors import ConfigurationError
 from curate.models import ModelSpec
-from curate.pipeline.job import plan
+from curate.pipeline.plan import plan
 from tests.models.small import write_text_model
 from tests.pipeline.small import job
 

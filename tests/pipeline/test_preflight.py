@@ -4,18 +4,21 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import ray
 
-from curate import models
 from curate.datasets import DatasetSpec
 from curate.errors import ConfigurationError
 from curate.manifest import fitness
 from curate.manifest.inputs import INPUTS_FILE
 from curate.models import ModelSpec
-from curate.pipeline import cluster, preflight
+from curate.models.families import FAMILIES
+from curate.pipeline import cluster, cluster_trial, preflight
 from curate.pipeline.cluster import places, prepare_workers, shortage
-from curate.pipeline.job import ScoreJob, plan
+from curate.pipeline.job import ScoreJob
+from curate.pipeline.plan import plan
 from curate.pipeline.preflight import examine
 from curate.pipeline.probe import Probe, probe
+from curate.pipeline.resources import Resources
 from curate.pipeline.trial import Limits
 from tests.hostile import write_broken_table
 
@@ -26,8 +29,8 @@ def demo_plan(tmp_path):
 
 
 @pytest.fixture
-def no_ray(monkeypatch):
-    monkeypatch.setattr(preflight, "_on_the_cluster", lambda *_: [])
+def no_trial(monkeypatch):
+    monkeypatch.setattr(preflight, "_trial", lambda *_: [])
 
 
 def probed(*arguments, **options) -> Probe:
@@ -40,16 +43,24 @@ def found(job: ScoreJob, **options) -> dict[str, tuple[str, str]]:
     return {finding.check: (finding.state, finding.text) for finding in examine(job, **options)}
 
 
-def test_nothing_is_wrong_with_the_demo_and_nothing_is_left_behind(tmp_path, demo_prepared):
-    job = ScoreJob(output=tmp_path / "run", dataset=DatasetSpec(limit=160))
+@pytest.mark.parametrize(
+    ("executor", "there"),
+    [
+        ("auto", ["machine", "memory"]),
+        pytest.param("ray", ["cluster", "memory", "object store"], marks=pytest.mark.slow),
+    ],
+)
+def test_nothing_is_wrong_with_the_demo_and_nothing_is_left_behind(executor, there, tmp_path, demo_prepared):
+    job = ScoreJob(output=tmp_path / "run", dataset=DatasetSpec(limit=160), resources=Resources(executor=executor))
     findings = {finding.check: finding for finding in examine(job, price=2.0, limits=Limits(600))}
     # The demo model is so small that it may wait for its data.
     assert {finding.state for name, finding in findings.items() if name != "throughput"} == {"ok"}, findings
     assert findings["throughput"].state != "fail"
     assert list(findings) == [
-        *("data", "sample", "model and SAE", "output", "storage", "settings", "cluster"),
-        *("memory", "object store", "throughput", "time", "SAE's fit", "computed GPU hours"),
+        *("data", "sample", "model and SAE", "output", "storage", "settings", *there),
+        *("throughput", "time", "SAE's fit", "computed GPU hours"),
     ]
+    assert ray.is_initialized() is False
     assert list(tmp_path.iterdir()) == []
     # Every tenth sample was looked at.
     tokens = sum(len(sample.inputs.input_ids) for sample in demo_prepared[:160:10]) / 16
@@ -58,7 +69,7 @@ def test_nothing_is_wrong_with_the_demo_and_nothing_is_left_behind(tmp_path, dem
     assert "no GPU is used, so no cost" in findings["time"].text
 
 
-@pytest.mark.usefixtures("no_ray")
+@pytest.mark.usefixtures("no_trial")
 def test_what_cannot_be_used_fails_and_the_rest_is_still_looked_at(tmp_path):
     job = ScoreJob(
         output=tmp_path / "run", dataset=DatasetSpec(name=str(tmp_path / "none")), model=ModelSpec(name="x"), sae="y"
@@ -67,7 +78,7 @@ def test_what_cannot_be_used_fails_and_the_rest_is_still_looked_at(tmp_path):
     assert states == {"data": "fail", "model and SAE": "fail", "output": "ok", "storage": "ok"}
 
 
-@pytest.mark.usefixtures("no_ray")
+@pytest.mark.usefixtures("no_trial")
 def test_samples_that_cannot_be_read_are_counted(tmp_path):
     expected = write_broken_table(tmp_path / "data", rows=60, broken=27)
     job = ScoreJob(
@@ -79,7 +90,7 @@ def test_samples_that_cannot_be_read_are_counted(tmp_path):
     assert samples[1].text.startswith(f"{bad} of 16 samples would be quarantined; row ")
 
 
-@pytest.mark.usefixtures("no_ray")
+@pytest.mark.usefixtures("no_trial")
 def test_an_output_that_is_taken_and_settings_that_clash_are_found(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "letter.txt").write_text("mine")
@@ -91,7 +102,7 @@ def test_an_output_that_is_taken_and_settings_that_clash_are_found(tmp_path):
     assert "does not hold whole feature weights" in lines["settings"][1]
 
 
-@pytest.mark.usefixtures("no_ray")
+@pytest.mark.usefixtures("no_trial")
 def test_a_run_that_is_there_goes_on_unless_it_is_to_be_replaced(tmp_path, whole):
     job = ScoreJob(output=whole / "run")
     before = (whole / "run" / INPUTS_FILE).read_bytes()
@@ -100,7 +111,7 @@ def test_a_run_that_is_there_goes_on_unless_it_is_to_be_replaced(tmp_path, whole
     assert (whole / "run" / INPUTS_FILE).read_bytes() == before
 
 
-@pytest.mark.usefixtures("no_ray")
+@pytest.mark.usefixtures("no_trial")
 def test_a_disk_without_room_is_found(tmp_path, monkeypatch):
     monkeypatch.setattr(fitness, "disk_usage", lambda _: SimpleNamespace(free=10))
     state, text = found(ScoreJob(output=tmp_path / "run"))["storage"]
@@ -140,10 +151,16 @@ def test_a_cluster_has_room_only_where_an_actor_fits_on_a_node(demo_plan, nodes,
     assert shortage(replace(demo_plan, job=job, device="cuda", cpus_per_actor=1), nodes) == lacks
 
 
-def test_a_refusal_on_the_node_is_a_line_and_no_traceback(tmp_path, monkeypatch):
-    family = replace(models.FAMILIES["llava_next"], n_parameters=lambda *_: 10**13)
-    monkeypatch.setitem(models.FAMILIES, "llava_next", family)
-    state, text = found(ScoreJob(output=tmp_path / "run", dataset=DatasetSpec(limit=3)))["throughput"]
+def huge(*_) -> int:
+    return 10**13
+
+
+@pytest.mark.parametrize("executor", ["local", pytest.param("ray", marks=pytest.mark.slow)])
+def test_a_refusal_on_the_node_is_a_line_and_no_traceback(executor, tmp_path, monkeypatch):
+    family = replace(FAMILIES["llava_next"], n_parameters=huge)
+    monkeypatch.setitem(FAMILIES, "llava_next", family)
+    job = ScoreJob(output=tmp_path / "run", dataset=DatasetSpec(limit=3), resources=Resources(executor=executor))
+    state, text = found(job)["throughput"]
     assert state == "fail"
     assert text.startswith("the model's 10000.0 billion parameters up to layer 2 and the SAE take 40.0 TB")
     assert "\n" not in text
@@ -153,9 +170,11 @@ def test_what_no_error_of_ours_stands_for_is_a_line_too(tmp_path, monkeypatch):
     def broken(*_):
         raise OSError("no such device")
 
-    monkeypatch.setattr(preflight, "connected", broken)
-    job = ScoreJob(output=tmp_path / "run", dataset=DatasetSpec(limit=3))
-    assert found(job)["cluster"] == ("fail", "OSError: no such device")
+    monkeypatch.setattr(cluster_trial, "connected", broken)
+    monkeypatch.setattr(preflight, "try_here", broken)
+    for executor, check in (("ray", "cluster"), ("local", "throughput")):
+        job = ScoreJob(output=tmp_path / "run", dataset=DatasetSpec(limit=3), resources=Resources(executor=executor))
+        assert found(job)[check] == ("fail", "OSError: no such device")
 
 
 def test_workers_leave_room_for_all_actors_that_may_come(demo_plan):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,14 +29,16 @@ from curate.manifest.quarantine import quarantined_rows
 from curate.manifest.record import MANIFEST, read_record, read_sae
 from curate.manifest.weights import WEIGHTS_FILE, read_weights, write_weights
 from curate.models import ModelSpec
-from curate.pipeline import job as job_module
+from curate.pipeline import plan as plan_module
 from curate.pipeline import score as score_module
 from curate.pipeline.first_pass import FirstPass
 from curate.pipeline.folder import check_output, open_folder
-from curate.pipeline.job import ScoreJob, inputs, plan
-from curate.pipeline.meter import Work
+from curate.pipeline.job import ScoreJob
+from curate.pipeline.local import LocalExecutor
+from curate.pipeline.plan import inputs, plan
 from curate.pipeline.retry import retry
 from curate.storage import location
+from tests.faults.kills import planted
 from tests.pipeline.small import content, failing, job, run
 
 
@@ -47,12 +50,17 @@ def copy(whole, tmp_path) -> Path:
 
 @pytest.fixture
 def no_workers(monkeypatch):
-    """No Ray, and so no model."""
+    """No process, and so no model."""
 
     def started(*_):
         raise AssertionError("workers were started")
 
-    monkeypatch.setattr(score_module, "local_or_remote_ray", started)
+    monkeypatch.setattr(score_module, "executor", started)
+
+
+def running(**methods):
+    """An executor that starts nothing."""
+    return lambda *_: contextlib.nullcontext(SimpleNamespace(device="cpu", **methods))
 
 
 def test_a_finished_run_resumed_loads_no_model_and_changes_nothing(copy, no_workers):
@@ -173,7 +181,7 @@ def test_a_run_takes_the_device_that_it_was_begun_with(copy, no_workers, monkeyp
         plan(on_gpu)
     assert plan(on_gpu, overwrite=True).device == "cpu"
     elsewhere = on_gpu.model_copy(update={"resources": on_gpu.resources.model_copy(update={"address": "auto"})})
-    monkeypatch.setattr(job_module, "cluster_has_gpus", lambda _: pytest.fail("the cluster was asked"))
+    monkeypatch.setattr(plan_module, "cluster_has_gpus", lambda _: pytest.fail("the cluster was asked"))
     assert plan(elsewhere).device == "cuda"
     assert (
         begun.model_copy(update={"decides": inputs(plan(elsewhere)).decides}).differences(read_inputs(copy / "run"))
@@ -214,16 +222,16 @@ def test_images_that_changed_are_scored_again_with_their_range(copy, whole):
 def test_data_that_change_under_a_run_are_found_and_refused(copy, monkeypatch):
     table = copy / "data" / "data.jsonl"
     before, times = table.read_bytes(), (table.stat().st_atime_ns, table.stat().st_mtime_ns)
-    stream = score_module.score_ranges
+    score = LocalExecutor.score
 
-    def change_data_and_stream(*arguments):
+    def change_data_and_score(*arguments):
         table.write_bytes(before.replace(b"circle", b"square"))
-        return stream(*arguments)
+        return score(*arguments)
 
     for path in (copy / "run" / "shards").glob("*.json"):
         path.unlink()
     (copy / "run" / "run.json").unlink()
-    monkeypatch.setattr(score_module, "score_ranges", change_data_and_stream)
+    monkeypatch.setattr(LocalExecutor, "score", change_data_and_score)
     with pytest.raises(DataError, match=r"input files changed during the run \(data hash") as refusal:
         run(job(copy / "run", copy / "data"))
     assert "curate score --resume" in str(refusal.value)
@@ -231,7 +239,7 @@ def test_data_that_change_under_a_run_are_found_and_refused(copy, monkeypatch):
     # Put back, the data look as they did, times and all; but not all that was scored is what they hold.
     table.write_bytes(before)
     os.utime(table, ns=times)
-    monkeypatch.setattr(score_module, "local_or_remote_ray", lambda *_: pytest.fail("workers"))
+    monkeypatch.setattr(score_module, "executor", lambda *_: pytest.fail("workers"))
     with pytest.raises(pytest.fail.Exception, match="workers"):
         run(job(copy / "run", copy / "data"))
     assert len(read_ledger(copy / "run")) < 4
@@ -255,8 +263,7 @@ def test_data_that_change_and_are_put_back_within_a_session_are_found(copy, whol
     for path in (copy / "run" / "shards").glob("*.json"):
         path.unlink()
     (copy / "run" / "run.json").unlink()
-    monkeypatch.setattr(score_module, "score_ranges", stream)
-    monkeypatch.setattr(score_module, "local_or_remote_ray", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(score_module, "executor", running(score=stream))
     with pytest.raises(DataError, match="changed during the run, and were put back; go on with: curate score --resume"):
         run(job(copy / "run", copy / "data"))
     assert not (copy / "run" / "run.json").exists()
@@ -360,7 +367,7 @@ def test_quarantined_rows_are_retried_alone_after_a_fix(copy, whole, monkeypatch
     for row, before in scored_before.items():
         assert {**after[row], "rank": 0} == {**before, "rank": 0}
     # The mended data are now the run's own: nothing is left to do.
-    monkeypatch.setattr(score_module, "local_or_remote_ray", lambda *_: pytest.fail("workers"))
+    monkeypatch.setattr(score_module, "executor", lambda *_: pytest.fail("workers"))
     run(retry_job)
 
 
@@ -378,7 +385,7 @@ def test_a_run_over_its_error_budget_goes_on_when_the_budget_is_raised(copy, mon
     with pytest.raises(RunStopped, match=r"1 of 10 rows read failed, more than --max-error-rate 0\.0 of 40 allows"):
         run(job(copy / "run", copy / "data", max_error_rate=0.0))
     assert read_record(copy / "run").status == "stopped"
-    monkeypatch.setattr(score_module, "local_or_remote_ray", lambda *_: pytest.fail("workers"))
+    monkeypatch.setattr(score_module, "executor", lambda *_: pytest.fail("workers"))
     with pytest.raises(pytest.fail.Exception, match="workers"):
         run(job(copy / "run", copy / "data", max_error_rate=1.0))
 
@@ -390,11 +397,11 @@ def test_weights_that_were_lost_are_computed_again_and_must_be_the_same(copy, wh
     assert failing(copy / "run") == {}
     _, weights = read_weights(copy / "run")
     shutil.rmtree(copy / "run" / "weights")
-    monkeypatch.setattr(score_module, "local_or_remote_ray", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(score_module, "executor", running())
     other = weights.model_copy(update={"sha256": "other"})
     sae = read_sae(copy / "run", read_record(copy / "run").hashes.sae)
     assert sae is not None
-    monkeypatch.setattr(score_module, "first_pass", lambda *_: FirstPass(sae, other, Work(), 0))
+    monkeypatch.setattr(score_module, "first_pass", lambda *_: FirstPass(sae, other, None))
     with pytest.raises(DataError, match="were lost or replaced"):
         run(job(copy / "run", copy / "data"))
 
@@ -445,18 +452,23 @@ time.time = backwards
 """
 
 
-@pytest.mark.slow
-def test_a_clock_that_goes_backwards_decides_nothing(tmp_path, whole):
-    """In the driver and in each of Ray's Python processes it goes back by an hour, again and again."""
-    (tmp_path / "sitecustomize.py").write_text(CLOCK)
+@pytest.mark.parametrize(("executor", "processes"), [("local", 2), pytest.param("ray", 4, marks=pytest.mark.slow)])
+def test_a_clock_that_goes_backwards_decides_nothing(tmp_path, whole, executor, processes):
+    """In the driver and in each process below it, it goes back by an hour, again and again."""
     data, run = str(whole / "data" / "data.jsonl"), str(tmp_path / "run")
     options = ["--model", "demo", "--shard-rows", "10", "--weight-samples", "20", "--max-error-rate", "0.1"]
+    options += ["--executor", executor]
     command = [str(Path(sys.executable).parent / "curate"), "score", "--dataset", data, "--output", run, *options]
     (tmp_path / "seen").mkdir()
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "SEEN": str(tmp_path / "seen")}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command,
+        env={**planted(tmp_path, CLOCK), "SEEN": str(tmp_path / "seen")},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert content(tmp_path / "run") == content(whole / "run")
     assert failing(tmp_path / "run") == {}
     assert all(seconds >= 0 for seconds in read_record(tmp_path / "run").timings.values())
-    assert len(list((tmp_path / "seen").iterdir())) > 3  # the driver, two workers and Ray's own
+    # The driver, and the server that others are forked from; or two workers and Ray's own.
+    assert len(list((tmp_path / "seen").iterdir())) >= processes

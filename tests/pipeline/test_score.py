@@ -17,8 +17,8 @@ from curate.manifest.verify import verify_run
 from curate.metrics import DEFAULT_METRICS
 from curate.models import ModelSpec
 from curate.pipeline.job import ScoreJob
+from curate.pipeline.progress import Progress
 from curate.pipeline.score import score
-from curate.pipeline.session import Progress
 from curate.scoring.parameters import ScoringParameters
 from tests.hostile import write_broken_table
 

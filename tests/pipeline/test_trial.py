@@ -1,6 +1,7 @@
 """A trial says what it does, works on few samples, and is stopped at its limit."""
 
 import weakref
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain, repeat
 
@@ -9,10 +10,13 @@ import torch
 
 from curate.datasets import DatasetSpec
 from curate.pipeline import probe as probe_module
+from curate.pipeline.cluster_trial import run_trial
 from curate.pipeline.connection import connected
-from curate.pipeline.job import ScoreJob, plan
+from curate.pipeline.job import ScoreJob
+from curate.pipeline.local_trial import try_here
+from curate.pipeline.plan import plan
 from curate.pipeline.probe import Memory, probe
-from curate.pipeline.trial import Limits, run_trial
+from curate.pipeline.trial import Limits
 from curate.scoring.parameters import ScoringParameters
 from tests.pipeline.test_first_pass import OPEN, sae_folder
 
@@ -87,21 +91,29 @@ def test_each_step_says_what_comes_and_what_is_known(demo_plan):
     assert steps[3].memory
 
 
-def test_a_trial_tells_what_it_does_and_is_stopped(demo_plan):
+@pytest.mark.parametrize("where", ["here", "in Ray"])
+def test_a_trial_tells_what_it_does_and_is_stopped(demo_plan, where):
     told: list[str] = []
-    with connected(None, 1):
-        whole = run_trial(demo_plan, range(3), 1, {"num_cpus": 1}, Limits(600, told.append))
-        stopped = run_trial(demo_plan, range(3), 1, {"num_cpus": 1}, Limits(0.001))
+
+    def tried(found, limits):
+        if where == "here":
+            return try_here(found, range(3), limits)
+        return run_trial(found, range(3), 1, {"num_cpus": 1}, limits)
+
+    with nullcontext() if where == "here" else connected(None, 1):
+        whole = tried(demo_plan, Limits(600, told.append))
+        stopped = tried(demo_plan, Limits(0.001))
         # A plan whose data are gone.
         lost = replace(demo_plan, model=replace(demo_plan.model, path=demo_plan.model.path / "none"))
         lost = replace(
             lost, job=lost.job.model_copy(update={"model": lost.job.model.model_copy(update={"name": "/x"})})
         )
-        failed = run_trial(lost, range(3), 1, {"num_cpus": 1}, Limits(600))
+        failed = tried(lost, Limits(600))
     assert whole.seen is not None
     assert (whole.stopped, whole.seen.doing, whole.seen.scored) == (False, "", 3)
     assert told[:3] == ["loading the tokenizer", "preparing 3 samples", "loading the model"]
     assert stopped.stopped
     assert stopped.seen is None or stopped.seen.doing
     assert failed.seen is not None
-    assert "the model" in str(getattr(failed.error, "cause", None))
+    assert not failed.killed
+    assert "the model" in str(failed.error)

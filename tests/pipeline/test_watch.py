@@ -8,7 +8,8 @@ from curate import demo
 from curate.datasets import DatasetSpec
 from curate.manifest.rows import QuarantineRow
 from curate.models import ModelSpec
-from curate.pipeline.job import ScoreJob, plan
+from curate.pipeline.job import ScoreJob
+from curate.pipeline.plan import plan
 from curate.pipeline.watch import SuspectList
 from curate.pipeline.workers import PrepareWorker, ScoreActor
 from curate.scoring.parameters import ScoringParameters

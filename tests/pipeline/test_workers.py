@@ -8,7 +8,8 @@ from curate import demo
 from curate.datasets import DatasetSpec
 from curate.errors import RunStopped
 from curate.models import ModelSpec
-from curate.pipeline.job import ScoreJob, plan
+from curate.pipeline.job import ScoreJob
+from curate.pipeline.plan import plan
 from curate.pipeline.transport import batch_from_bytes, batch_to_bytes
 from curate.pipeline.workers import BATCH, FAILURE, ROWS, PrepareWorker, ScoreActor, check, from_bytes
 from curate.scoring.parameters import ScoringParameters

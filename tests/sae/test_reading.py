@@ -11,14 +11,15 @@ from safetensors.torch import load_file, save_file
 
 from curate import demo
 from curate.errors import ConfigurationError
-from curate.models import inspect_model
+from curate.models.families import inspect_model
 from curate.models.packing import pack
 from curate.sae import reading as module
 from curate.sae.decoder import load_decoder
 from curate.sae.load import inspect_dictionary, load_dictionary
+from curate.sae.parameters import TrainingParameters
 from curate.sae.reading import measure_reading
 from curate.sae.scale import estimate_scale
-from curate.sae.train import TrainingParameters, new_trainer, save_dictionary, step
+from curate.sae.train import new_trainer, save_dictionary, step
 
 KINDS = ("standard", "topk", "jumprelu", "gated")
 OPEN = "expected_average_only_in"

@@ -4,7 +4,8 @@ import pytest
 import torch
 from sae_lens import SAE
 
-from curate.sae.train import TrainingParameters, new_trainer, restore_trainer, save_dictionary, save_trainer, step
+from curate.sae.parameters import TrainingParameters
+from curate.sae.train import new_trainer, restore_trainer, save_dictionary, save_trainer, step
 
 D_MODEL, BATCH = 16, 64
 ARCHITECTURES = ("standard", "topk", "batchtopk", "jumprelu", "gated")

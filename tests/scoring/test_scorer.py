@@ -13,7 +13,7 @@ from curate import demo
 from curate.datasets import DatasetSpec, open_dataset
 from curate.manifest.rows import QuarantineRow, ScoredRow
 from curate.metrics.parameters import MetricParameters
-from curate.models import inspect_model
+from curate.models.families import inspect_model
 from curate.models.family import Reading
 from curate.models.packing import pack
 from curate.pipeline.transport import batch_from_bytes, batch_to_bytes
@@ -31,7 +31,10 @@ DELTA = 1.0
 def scored(samples, cut, dictionary, budget=8192, **parameters) -> list[ScoredRow]:
     settings = ScoringParameters(hook_layer=demo.HOOK_LAYER, **parameters)
     weights = weights_of(samples, cut, dictionary, settings)
-    scorer = Scorer(cut, dictionary, settings, weights.weight)
+    return scored_by(Scorer(cut, dictionary, settings, weights.weight), samples, budget)
+
+
+def scored_by(scorer, samples, budget=8192) -> list[ScoredRow]:
     rows = [row for batch in token_batches(samples, budget) for row in scorer.score(batch)]
     assert all(isinstance(row, ScoredRow) for row in rows)
     return rows  # type: ignore[return-value]
@@ -82,13 +85,22 @@ def noise_may_decide(row: ScoredRow, metric: str) -> bool:
     return row.near_switch > 0 if metric == "l0" else row.near_delta
 
 
-@pytest.mark.parametrize("rule", ["per-modality", "merged"])
-@pytest.mark.parametrize("over", ["cooccurring", "active"])
-def test_every_metric_equals_the_oracle(samples, truth, demo_cut, demo_dictionary, rule, over):
+@pytest.fixture(scope="module", params=["per-modality", "merged"])
+def ruled(request, samples, truth, demo_cut, demo_dictionary):
+    """A rule of feature weights, the weights by it, and the oracle's."""
     hidden, activations, is_image = truth
-    weights = oracle.weights(activations, hidden, is_image, 5, rule)
+    settings = ScoringParameters(hook_layer=demo.HOOK_LAYER, weight_rule=request.param)
+    weights = weights_of(samples, demo_cut, demo_dictionary, settings)
+    return request.param, weights, oracle.weights(activations, hidden, is_image, 5, request.param)
+
+
+@pytest.mark.parametrize("over", ["cooccurring", "active"])
+def test_every_metric_equals_the_oracle(samples, truth, ruled, demo_cut, demo_dictionary, over):
+    _, activations, is_image = truth
+    rule, ours, weights = ruled
     assert 20 < np.isfinite(weights).sum() < len(weights)
-    rows = scored(samples, demo_cut, demo_dictionary, weight_rule=rule, cosine_over=over, delta=DELTA)
+    settings = ScoringParameters(hook_layer=demo.HOOK_LAYER, weight_rule=rule, cosine_over=over, delta=DELTA)
+    rows = scored_by(Scorer(demo_cut, demo_dictionary, settings, ours.weight), samples)
     exceptions = 0
     for row, z, image in zip(rows, activations, is_image, strict=True):
         features = oracle.cooccurring(z, image, DELTA)
@@ -102,12 +114,8 @@ def test_every_metric_equals_the_oracle(samples, truth, demo_cut, demo_dictionar
     assert exceptions <= len(rows) // 100
 
 
-@pytest.mark.parametrize("rule", ["per-modality", "merged"])
-def test_feature_weights_equal_the_oracle(samples, truth, demo_cut, demo_dictionary, rule):
-    hidden, activations, is_image = truth
-    expected = oracle.weights(activations, hidden, is_image, 5, rule)
-    settings = ScoringParameters(hook_layer=demo.HOOK_LAYER, weight_rule=rule)
-    weights = weights_of(samples, demo_cut, demo_dictionary, settings)
+def test_feature_weights_equal_the_oracle(ruled):
+    _, weights, expected = ruled
     # A feature may gain or lose its weight, or swap one of its tokens, where activations lie within float noise.
     same = weights.has_weight.numpy() == np.isfinite(expected)
     close = np.isclose(weights.weight.numpy(), np.nan_to_num(expected), atol=1e-4)
@@ -134,16 +142,15 @@ def same_scores(one: list[ScoredRow], other: list[ScoredRow]) -> None:
     assert sum(row.near_delta for row in one) < 0.01 * len(one) + 1
 
 
-@pytest.mark.parametrize("budget", [1, 2000, 20_000])
-def test_batch_budget_changes_neither_weights_nor_scores(samples, demo_cut, demo_dictionary, budget):
+def test_batch_budget_changes_neither_weights_nor_scores(samples, demo_cut, demo_dictionary):
     settings = ScoringParameters(hook_layer=demo.HOOK_LAYER)
     weights = weights_of(samples, demo_cut, demo_dictionary, settings)
-    again = weights_of(samples, demo_cut, demo_dictionary, settings, budget)
-    assert torch.equal(weights.weight, again.weight)
     scorer = Scorer(demo_cut, demo_dictionary, settings, weights.weight)
-    expected = [row for batch in token_batches(samples, 8192) for row in scorer.score(batch)]
-    rows = [row for batch in token_batches(samples, budget) for row in scorer.score(batch)]
-    same_scores(rows, expected)
+    expected = scored_by(scorer, samples)
+    for budget in (1, 2000, 20_000):
+        again = weights_of(samples, demo_cut, demo_dictionary, settings, budget)
+        assert torch.equal(weights.weight, again.weight), budget
+        same_scores(scored_by(scorer, samples, budget), expected)
 
 
 def test_blocks_of_activations_change_neither_weights_nor_scores(monkeypatch, demo_prepared, demo_cut, demo_dictionary):
@@ -213,11 +220,36 @@ def test_batches_keep_the_budget_and_the_order(demo_prepared):
             assert len(batch) == 1 or sum(len(sample.inputs.input_ids) for sample in batch) <= budget
 
 
+@pytest.fixture(scope="module")
+def likelihoods(demo_builder) -> list[dict[str, float]]:
+    """The metrics of likelihood of 24 samples, by transformers' own losses of each text alone."""
+    whole = LlavaNextForConditionalGeneration.from_pretrained(demo.MODEL, dtype=torch.float32).eval()
+
+    def loss(ids: torch.Tensor, n: int, tensors) -> float:
+        labels = ids.clone()
+        labels[: len(ids) - n] = -100
+        with torch.no_grad():
+            return whole(input_ids=ids[None], labels=labels[None], **tensors).loss.item()
+
+    found = []
+    for _, sample in open_dataset(DatasetSpec(limit=24)).samples(range(24)):
+        chosen, rejected = (
+            demo_builder.build(sample.image, sample.question, response) for response in (sample.chosen, sample.rejected)
+        )
+        said = chosen.input_ids[-chosen.n_response :]
+        assert demo_builder.decode(said) == sample.chosen
+        with_image = loss(chosen.input_ids, chosen.n_response, chosen.tensors)
+        alone = loss(torch.cat([torch.tensor([demo_builder.bos_token_id]), said]), len(said), {})
+        other = loss(rejected.input_ids, rejected.n_response, rejected.tensors)
+        found.append({"loglik": -with_image, "ifd": with_image / alone, "margin": other - with_image})
+    return found
+
+
 @pytest.mark.parametrize("text", ["prompt+chosen", "prompt", "prompt+rejected", "both"])
 def test_metrics_of_likelihood_equal_the_whole_models_losses_and_change_nothing_else(
-    demo_builder, demo_cut, demo_dictionary, text
+    demo_builder, demo_cut, demo_dictionary, likelihoods, text
 ):
-    """In a batch of several, through a packed batch, against transformers' own logits of each text alone."""
+    """In a batch of several, through a packed batch."""
     dataset = open_dataset(DatasetSpec(limit=24))
     names = ("cosine", "l0", "ifd", "margin", "loglik", "length")
     settings = ScoringParameters(hook_layer=demo.HOOK_LAYER, metrics=names, text=text)
@@ -228,27 +260,9 @@ def test_metrics_of_likelihood_equal_the_whole_models_losses_and_change_nothing_
     scorer = Scorer(None, demo_dictionary, settings, weights, read)
     rows = [row for batch in token_batches(prepared, 2000) for row in scorer.score(carried(batch))]
     lower = Scorer(demo_cut, demo_dictionary, settings.model_copy(update={"metrics": ("cosine", "l0")}), weights)
-    whole = LlavaNextForConditionalGeneration.from_pretrained(demo.MODEL, dtype=torch.float32).eval()
-
-    def loss(ids: torch.Tensor, n: int, tensors) -> float:
-        labels = ids.clone()
-        labels[: len(ids) - n] = -100
-        with torch.no_grad():
-            return whole(input_ids=ids[None], labels=labels[None], **tensors).loss.item()
-
     bare = [row for batch in token_batches(prepared, 2000) for row in lower.score(batch)]
-    for row, below, (_, sample) in zip(rows, bare, dataset.samples(range(24)), strict=True):
-        chosen, rejected = (
-            demo_builder.build(sample.image, sample.question, response) for response in (sample.chosen, sample.rejected)
-        )
-        said = chosen.input_ids[-chosen.n_response :]
-        assert demo_builder.decode(said) == sample.chosen
-        with_image = loss(chosen.input_ids, chosen.n_response, chosen.tensors)
-        alone = loss(torch.cat([torch.tensor([demo_builder.bos_token_id]), said]), len(said), {})
-        other = loss(rejected.input_ids, rejected.n_response, rejected.tensors)
-        assert row.scores["loglik"] == pytest.approx(-with_image, abs=1e-5)
-        assert row.scores["ifd"] == pytest.approx(with_image / alone, abs=1e-5)
-        assert row.scores["margin"] == pytest.approx(other - with_image, abs=1e-5)
+    for row, below, expected in zip(rows, bare, likelihoods, strict=True):
+        assert {name: row.scores[name] for name in expected} == pytest.approx(expected, abs=1e-5)
         assert row.scores["length"] == row.n_text_tokens == below.n_text_tokens
         assert {name: row.scores[name] for name in below.scores} == below.scores
 

@@ -22,7 +22,8 @@ from curate.manifest.rows import QUARANTINE_SCHEMA, ScoredRow, scored_schema, sc
 from curate.manifest.select import SelectJob, select
 from curate.models import ModelSpec
 from curate.training.fit import Step
-from curate.training.job import TrainJob, plan
+from curate.training.job import TrainJob
+from curate.training.plan import plan
 from curate.training.train import TrainingRecord, train
 
 METRICS = ["random"]

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
 from curate.errors import ConfigurationError
-from curate.models import inspect_model
+from curate.models.families import inspect_model
 from curate.training.fit import new_trainer
 from curate.training.folder import CURVE, MODEL
-from curate.training.job import plan
+from curate.training.plan import plan
 from curate.training.samples import TRAIN, samples_of, write_samples
 from tests.models.small import picture, write_chameleon
 from tests.training.small import job, run_job, steps_until

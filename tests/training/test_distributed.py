@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from curate import demo
 from curate.errors import ConfigurationError
 from curate.training.folder import MODEL
-from curate.training.job import plan
+from curate.training.plan import plan
 from curate.training.train import train
 from tests.cluster.nodes import cluster
 from tests.training.small import job, run_job
@@ -58,7 +58,7 @@ def test_one_worker_of_a_cluster_ends_where_this_process_does(half, tmp_path, tu
     with cluster(cpus=(2,)) as nodes:
         environment = {**os.environ, **nodes.environment, "RAY_ADDRESS": nodes.address}
         command = [sys.executable, "-m", "curate", "run", str(file)]
-        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "training steps: 3/3" in result.stderr
     one, there = (load_file(folder / MODEL / "model.safetensors") for folder in (tuned, tmp_path / "there"))

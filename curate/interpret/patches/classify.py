@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from curate.errors import NonFinite
+from curate.interpret.patches.job import Score
 from curate.models.inputs import ModelInputs
-
-Score = Literal["mean", "sum"]
 
 
 class Guess(NamedTuple):

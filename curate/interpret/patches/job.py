@@ -1,21 +1,17 @@
-"""What `curate patches` is asked to do, and the check that it can be done before any weights are loaded."""
+"""What `curate patches` is asked to do."""
 
-from dataclasses import replace
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from curate.datasets.labelled import open_labelled
 from curate.datasets.labelled.labelled import LabelledImages
-from curate.interpret.patches.classify import Score
-from curate.interpret.patches.scores import METHODS, Method
-from curate.interpret.study import StudyJob, Subject, absolute_sae, default_sae, look_at, once_each
-from curate.manifest.weights import WeightsRecord, given_weights
-from curate.metrics.parameters import Delta, MetricParameters
-from curate.scoring.pair import Pair
-from curate.scoring.parameters import BATCH_SIZE
+from curate.interpret.study import StudyJob, absolute_sae, default_sae, once_each
+from curate.metrics.parameters import Delta
 from curate.storage import Location, absolute_if_there
 
+Method = Literal["l0", "l1", "cooccurrence", "cosine", "random"]
+METHODS: tuple[Method, ...] = get_args(Method)
+Score = Literal["mean", "sum"]
 ROWS, RECORD, PLOT, GALLERY, WEIGHTS = "rows.jsonl", "patches.json", "patches", "gallery.png", "weights"
 OURS = {ROWS, RECORD, f"{PLOT}.png", f"{PLOT}.svg", GALLERY, WEIGHTS}
 CLASS = "{class}"
@@ -117,70 +113,3 @@ class PatchesJob(StudyJob):
         """The job with local paths made absolute."""
         weights = None if self.weights is None else absolute_if_there(self.weights)
         return super().absolute().model_copy(update={"sae": absolute_sae(self.sae), "weights": weights})
-
-
-class PatchesPlan(NamedTuple):
-    """A job whose images, model and SAE were found and agree.
-
-    Attributes:
-        weights: the record of the feature weights that are given; None where none are.
-    """
-
-    job: PatchesJob
-    images: LabelledImages
-    subject: Subject
-    weights: WeightsRecord | None
-
-    @property
-    def pair(self) -> Pair:
-        """The model and the SAE."""
-        return self.subject.pairs[self.job.sae]
-
-    @property
-    def parameters(self) -> MetricParameters:
-        """What activations are judged by."""
-        return MetricParameters(delta=self.job.delta)
-
-    @property
-    def tokens_per_pass(self) -> int:
-        """Tokens of a forward pass, but for an image whose answers alone are more."""
-        return self.job.batch_size or BATCH_SIZE[self.subject.device]
-
-    def decides(self) -> dict[str, Any]:
-        """What the result depends on; reads all images."""
-        return {
-            **self.subject.decides(),
-            "images": self.images.sha256(),
-            "class names": list(self.images.classes),
-            **self.job.images.model_dump(mode="json", include={"classes", "sample", "seed"}),
-            "given weights hash": None if self.weights is None else self.weights.sha256,
-            **self.job.model_dump(
-                mode="json",
-                include={"methods", "ratios", "fill", "question", "answer", "score", "delta"},
-            ),
-            "seed of ties": self.job.seed,
-            "batch size": self.tokens_per_pass,
-        }
-
-
-def plan(job: PatchesJob) -> PatchesPlan:
-    """Find images, model, SAE and weights; loads no model.
-
-    Raises:
-        ConfigurationError: something cannot work; the message says what to do.
-        DataError: images are damaged, or the hub cannot be reached.
-    """
-    job = job.absolute()
-    images = open_labelled(job.images)
-    subject = look_at(job.model, [job.sae], job.hook_layer, job.allow_model_mismatch)
-    given = None
-    if job.weights is not None:
-        pair = subject.pairs[job.sae]
-        hashes = {"model_sha256": pair.model.sha256, "sae_sha256": pair.sae.sha256}
-        _, given = given_weights(job.weights, hook_layer=pair.hook_layer, **hashes)
-        if pair.sae.scale is None:
-            read = pair._replace(sae=replace(pair.sae, scale=given.sae_scale))
-            subject = replace(subject, pairs={job.sae: read})
-    if job.delta == "auto":
-        job = job.model_copy(update={"delta": subject.pairs[job.sae].sae.default_delta})
-    return PatchesPlan(job, images, subject, given)

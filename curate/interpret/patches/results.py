@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy.stats import binomtest
 
 from curate.interpret.intervals import Interval, mean_interval, paired_difference, wilson
-from curate.interpret.patches.scores import Method
+from curate.interpret.patches.job import Method
 from curate.interpret.study import LeftOut
 
 RANDOM = "random"

@@ -1,13 +1,13 @@
 """Which patches of an image matter, by what their tokens' features say (SAE-V paper, section 3.2)."""
 
 from collections.abc import Sequence
-from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from curate.errors import NonFinite
+from curate.interpret.patches.job import Method
 from curate.metrics.activity import cooccurring
 from curate.models.patches import Patches
 from curate.sae.dictionary import Dictionary
@@ -15,8 +15,6 @@ from curate.sae.firing import activation_blocks
 from curate.sample import draw
 from curate.scoring.scorer import encode_part
 
-Method = Literal["l0", "l1", "cooccurrence", "cosine", "random"]
-METHODS: tuple[Method, ...] = get_args(Method)
 # A patch's score is a mean over areas, whose last bits depend on where the patch lies: equals must stay equals.
 _DECIMALS = 9
 

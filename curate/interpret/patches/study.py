@@ -16,10 +16,11 @@ from torch import Tensor
 from curate import __version__
 from curate.errors import DataError, RunStopped, SampleError, first_line
 from curate.interpret.patches.classify import about, guess
-from curate.interpret.patches.job import OURS, RECORD, ROWS, WEIGHTS, PatchesPlan
+from curate.interpret.patches.job import OURS, RECORD, ROWS, WEIGHTS, Method
 from curate.interpret.patches.masks import mask, masked_pixels, n_kept, patches_with_pixels
+from curate.interpret.patches.plan import PatchesPlan
 from curate.interpret.patches.results import ImageRow, Outcome, PatchesRecord, UsedWeights, found
-from curate.interpret.patches.scores import Method, patch_scores, ranked
+from curate.interpret.patches.scores import patch_scores, ranked
 from curate.interpret.scales import with_scales
 from curate.interpret.study import LeftOut, study_folder
 from curate.manifest.atomic import write_text

@@ -1,16 +1,11 @@
-"""What `curate probe` is asked to do, and the check that it can be done before anything is loaded."""
+"""What `curate probe` is asked to do."""
 
-import math
-from collections.abc import Sequence
-from itertools import product
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from curate.datasets.labelled import LabelledImages, open_labelled
-from curate.errors import ConfigurationError
-from curate.interpret.pooling import Pooling, Tokens
-from curate.interpret.study import ManySAEsJob, Subject, look_at, once_each
+from curate.interpret.pooling_rule import Pooling, Tokens
+from curate.interpret.study import ManySAEsJob, once_each
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Threshold = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -70,58 +65,3 @@ class Representation(BaseModel):
         if self.sae is None:
             return "vision tower"
         return f"{self.pooling}" if self.threshold is None else f"{self.pooling} > {self.threshold:g}"
-
-
-class ProbePlan(NamedTuple):
-    """A job whose images, model and SAEs were found and agree."""
-
-    job: ProbeJob
-    images: LabelledImages
-    subject: Subject
-
-    @property
-    def representations(self) -> list[Representation]:
-        """All that classifiers are given, the vision tower last."""
-        ways = product(self.subject.pairs.items(), self.job.poolings, (None, *self.job.binarise))
-        return [
-            *(
-                Representation(sae=sae, hook_layer=pair.hook_layer, pooling=pooling, threshold=threshold)
-                for (sae, pair), pooling, threshold in ways
-            ),
-            Representation(),
-        ]
-
-
-def plan(job: ProbeJob) -> ProbePlan:
-    """Find the images and look at model and SAEs; loads no weights.
-
-    Raises:
-        ConfigurationError: something cannot work; the message says what to do.
-        DataError: data are damaged, or the hub cannot be reached.
-    """
-    job = job.absolute()
-    images = open_labelled(job.images)
-    check_shares(images.labels, images, job.train_shares)
-    subject = look_at(job.model, job.saes, job.hook_layer, job.allow_model_mismatch)
-    return ProbePlan(job, images, subject)
-
-
-def check_shares(labels: Sequence[int], images: LabelledImages, shares: Sequence[float]) -> None:
-    """See that every class is on both sides of every split.
-
-    Args:
-        labels: of those images that there are.
-
-    Raises:
-        ConfigurationError: one is not; the message says which.
-    """
-    n = len(labels)
-    counts = {label: labels.count(label) for label in range(len(images.classes))}
-    for share, (label, count) in product(shares, counts.items()):
-        n_train = math.floor(share * n)  # as scikit-learn does
-        side = "learn from" if count * n_train < n else "judge by" if count * (n - n_train) < n else None
-        if side is not None:
-            raise ConfigurationError(
-                f"--train-shares {share:g}: of {images.name}'s class {images.classes[label]}, with {count:,} of {n:,} "
-                f"images, that leaves none to {side}; take more images with --sample, other shares, or other --classes"
-            )

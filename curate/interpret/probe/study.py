@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from curate.errors import DataError
 from curate.evaluation.benches.folder import read_rows
 from curate.interpret.pooling import PooledImages, pooled_images, read_pooled, write_pooled
-from curate.interpret.probe.job import ProbeJob, ProbePlan, Representation, check_shares
+from curate.interpret.probe.job import ProbeJob, Representation
+from curate.interpret.probe.plan import ProbePlan, check_shares
 from curate.interpret.scales import with_scales
 from curate.interpret.study import LeftOut, Report, study_folder
 from curate.manifest.atomic import write_text

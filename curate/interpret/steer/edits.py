@@ -2,19 +2,16 @@
 
 import random
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from curate.interpret.steer.job import Mode, Positions
 from curate.models.family import Edit
 from curate.sae.decoder import Decoder
 from curate.sae.dictionary import Dictionary
 from curate.sae.firing import activations_of
-
-Mode = Literal["add", "clamp", "ablate"]
-Positions = Literal["all", "image", "text"]
 
 
 def steered(

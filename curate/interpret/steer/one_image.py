@@ -4,10 +4,11 @@ from pathlib import Path
 
 from curate.datasets.images import decode_image, image_bytes
 from curate.errors import ConfigurationError, DataError, SampleError
-from curate.interpret.steer.job import IMAGE, WHAT, SteerImage, check_features
+from curate.interpret.steer.job import IMAGE, WHAT, SteerImage
+from curate.interpret.steer.plan import check_features
 from curate.interpret.steer.record import OneImage
 from curate.interpret.steer.speaker import enough_memory, fired, load_speaker, measured
-from curate.interpret.study import look_at
+from curate.interpret.subject import look_at
 from curate.manifest.atomic import write_text
 from curate.manifest.inputs import own_files
 from curate.sae.dictionary import known_scale

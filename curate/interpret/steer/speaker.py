@@ -15,7 +15,7 @@ from curate.harvest.activations import learned_from
 from curate.interpret.steer.edits import rotated, steered
 from curate.interpret.steer.job import EditSpec
 from curate.interpret.steer.record import Fired, Unit
-from curate.interpret.study import Subject
+from curate.interpret.subject import Subject
 from curate.models.family import Edit, InputBuilder, WholeModel
 from curate.models.inputs import ModelInputs
 from curate.models.packing import pack

@@ -15,7 +15,8 @@ from curate.interpret.intervals import wilson
 from curate.interpret.scales import with_scales
 from curate.interpret.steer.concept import named, naming_tokens
 from curate.interpret.steer.effects import effects, finding
-from curate.interpret.steer.job import ANSWERS, OURS, RECORD, UNEDITED, WHAT, SteerPlan
+from curate.interpret.steer.job import ANSWERS, OURS, RECORD, UNEDITED, WHAT
+from curate.interpret.steer.plan import SteerPlan
 from curate.interpret.steer.record import Answer, SteerRecord, Unedited, Unit
 from curate.interpret.steer.speaker import Speaker, enough_memory, fired, load_speaker, measured
 from curate.interpret.study import LeftOut, Report, study_folder

@@ -36,13 +36,15 @@ def started(*arguments: object, **environment: str) -> tuple[subprocess.Popen[st
 
 def test_it_serves_until_it_is_interrupted(run):
     process, address = started(run, "--port", 0, "--reviewer", "bob")
-    page = httpx.get(address)
+    page = httpx.get(address, timeout=None)
     assert page.status_code == 200
-    answer = httpx.post(f"{address}samples/1/annotation", data={"decision": "drop"}, headers={"HX-Request": "true"})
+    answer = httpx.post(
+        f"{address}samples/1/annotation", data={"decision": "drop"}, headers={"HX-Request": "true"}, timeout=None
+    )
     assert answer.status_code == 200
     assert '"by": "bob"' in (run / ANNOTATIONS).read_text()
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 0
+    assert process.wait() == 0
     assert "Traceback" not in process.stderr.read()  # type: ignore[union-attr]
 
 
@@ -52,13 +54,13 @@ def test_elsewhere_than_on_this_machine_s_own_address_it_wants_a_token(run):
         port = httpx.URL(address).port
         here = f"http://127.0.0.1:{port}/"
         assert address.endswith("?token=team-token")
-        assert httpx.get(here).status_code == 401
-        with httpx.Client(follow_redirects=True) as client:
+        assert httpx.get(here, timeout=None).status_code == 401
+        with httpx.Client(follow_redirects=True, timeout=None) as client:
             page = client.get(f"{here}?token=team-token")
         assert (page.status_code, page.url) == (200, httpx.URL(here))
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait() == 0
     assert "team-token" not in process.stderr.read()  # type: ignore[union-attr]
 
 
@@ -96,7 +98,7 @@ def test_a_damaged_file_of_annotations_is_refused(run):
 def test_without_the_report_group_it_says_what_to_install(run, library):
     code = "import sys; sys.modules[sys.argv.pop(1)] = None; from curate.cli.main import main; main()"
     command = [sys.executable, "-c", code, library, "view", str(run), "--port", "0"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 2
     assert result.stderr == f"error: {library} is not installed: pip install 'curate[report]'\n"
 

@@ -1,10 +1,8 @@
-"""What runs inside Ray's actors of the first pass: the model, an SAE read in one way, and a share of the samples."""
+"""What runs inside the workers of the first pass: the model, an SAE read in one way, and a share of the samples."""
 
-from typing import Any
+from collections.abc import Generator
 
-import ray
 from jaxtyping import Float
-from ray.actor import ActorHandle
 from torch import Tensor
 
 from curate.datasets import Dataset, spread
@@ -13,11 +11,11 @@ from curate.manifest.rows import QuarantineRow
 from curate.metrics.weights import FeatureWeights, Places, TopTokens
 from curate.models.family import CutModel
 from curate.pipeline.files_here import dictionary_here, model_here
-from curate.pipeline.job import Plan
-from curate.pipeline.meter import Meter, Work
+from curate.pipeline.meter import Export, Meter, Work, nowhere
+from curate.pipeline.plan import Plan
 from curate.pipeline.transport import batch_from_bytes
-from curate.pipeline.watch import deadline
-from curate.pipeline.workers import BATCH, Failure, attempt, check, from_bytes, load_cut
+from curate.pipeline.watch import Suspects, deadline
+from curate.pipeline.workers import BATCH, Columns, Failure, attempt, check, from_bytes, load_cut
 from curate.sae.load import load_dictionary
 from curate.sae.quality import Quality
 from curate.sae.reading import Reading
@@ -28,34 +26,47 @@ from curate.scoring.prepare import Prepared, prepare
 from curate.scoring.weights_pass import WeightsPass
 
 
-@ray.remote
-class FirstPassActor:
+class FirstPassWorker:
     """Holds the model; takes its share of the first pass's samples, then gives or merges what it kept.
 
     Args:
         dataset: the rows of the first pass; the SAE's fit is measured on some of them.
         weigh: whether feature weights are computed.
+        index: which of the workers this is.
+        suspects: told of every sample; None where that would cost more than it says.
+        cut: the cut model, if this process has it already.
     """
 
     def __init__(
-        self, plan: Plan, dataset: Dataset, weigh: bool, index: int = 0, suspects: ActorHandle | None = None
+        self,
+        plan: Plan,
+        dataset: Dataset,
+        weigh: bool,
+        index: int = 0,
+        suspects: Suspects | None = None,
+        export: Export = nowhere,
+        cut: CutModel | None = None,
     ) -> None:
         self.plan, self.dataset, self.weigh, self.index, self.suspects = plan, dataset, weigh, index, suspects
         self.fit_rows = frozenset(spread(dataset.rows, FIT_SAMPLES))
-        self.readable = 0
-        self.rows_taken: list[int] = []
+        self.rows_taken: dict[int, None] = {}
         self.done = Work()
         self.share: WeightsPass | None = None
         self.fit: FitPass | None = None
-        self.model = attempt(lambda: load_cut(plan))
+        self.export = export
+        self.model = attempt(lambda: load_cut(plan)) if cut is None else cut
 
     def _model(self) -> CutModel:
         if isinstance(self.model, Failure):
             raise RunStopped(self.model.message)
         return self.model
 
-    def read_sae(self) -> Reading:
-        """Try both readings of the SAE, whose config leaves its activation scale open, on some of the samples."""
+    def read_sae(self) -> Generator[int, None, Reading]:
+        """Try both readings of the SAE, whose config leaves its activation scale open, on some of the samples.
+
+        Yields:
+            how many samples are ready for it.
+        """
         job, texts, lost = self.plan.job, [], []
         builder = self.plan.model.family.load_builder(model_here(self.plan.model, job.model.name))
         every = range(len(self.dataset))
@@ -63,7 +74,7 @@ class FirstPassActor:
         for position in dict.fromkeys([*spread(every, READING_SAMPLES), *spread(every, FIT_SAMPLES), *every]):
             if len(texts) == READING_SAMPLES:
                 break
-            self.readable = len(texts)
+            yield len(texts)
             self._hold(self.dataset.rows[position])
             with deadline(job.sample_timeout):
                 for sample in prepare(self.dataset.samples([position]), builder, job.parameters.weights_text):
@@ -77,51 +88,46 @@ class FirstPassActor:
         self._put_down()
         return reading_of(dictionary_here(self.plan), texts, self.plan.device, lost)
 
-    def reading_progress(self) -> int:
-        """Samples that are ready for the reading."""
-        return self.readable
-
     def _hidden(self, sample: Prepared) -> Float[Tensor, "tokens d_model"]:
         return hidden_alone(self._model().hidden_states, sample.inputs)
 
-    def _open_sae(self, scale: float) -> None:
+    def open_sae(self, scale: float) -> None:
+        """Read the SAE with an activation scale; what is taken from here on is encoded with it."""
         sae = dictionary_here(self.plan.read_with(scale))
         dictionary = load_dictionary(sae, self.plan.device)
-        self.fit = FitPass(sae, dictionary)
+        self.fit, self.meter = FitPass(sae, dictionary), Meter("weights", self.export)
         if self.weigh:
             parameters, rows, context = self.plan.job.parameters, self.dataset.rows, self.plan.model.context
             self.share = WeightsPass(self._model(), dictionary, parameters, rows, context)
 
-    def consume(self, batches: Any, scale: float) -> None:
-        """Run all batches of one split of the prepared data, with the SAE read with an activation scale."""
-        self._open_sae(scale)
-        meter = Meter("weights")
-        for block in batches.iter_batches(batch_size=None, batch_format="numpy"):
-            for kind, payload, made in zip(block["kind"], block["payload"], block["made"], strict=True):
-                check(kind, payload)
-                if kind == BATCH:
-                    batch = batch_from_bytes(payload)
-                    with meter.batch(batch, made, together=False) as done:
-                        self._take(batch)
-                    self.done += done[0]
-                else:
-                    self.rows_taken += from_bytes(payload)["source_row"].to_pylist()
+    def take(self, block: Columns) -> None:
+        """Run the batches among some prepared rows."""
+        for kind, payload, made in zip(block["kind"], block["payload"], block["made"], strict=True):
+            check(kind, payload)
+            if kind == BATCH:
+                batch = batch_from_bytes(payload)
+                with self.meter.batch(batch, made, together=False) as done:
+                    self._take(batch)
+                self.done += done[0]
+            else:
+                self.rows_taken |= dict.fromkeys(from_bytes(payload)["source_row"].to_pylist())
 
     def _take(self, batch: list[Prepared]) -> None:
-        for sample in batch:
+        # A range whose preparing worker died comes again from its beginning.
+        for sample in (sample for sample in batch if sample.source_row not in self.rows_taken):
             self._hold(sample.source_row)
             with deadline(self.plan.job.sample_timeout):
                 self._add(sample)
-            self.rows_taken.append(sample.source_row)
+            self.rows_taken[sample.source_row] = None
         self._put_down()
 
     def _hold(self, row: int) -> None:
         if self.suspects is not None:
-            ray.get(self.suspects.hold.remote(self.index, row))
+            self.suspects.hold(self.index, row)
 
     def _put_down(self) -> None:
         if self.suspects is not None:
-            ray.get(self.suspects.put_down.remote(self.index))
+            self.suspects.put_down(self.index)
 
     def _add(self, sample: Prepared) -> None:
         try:
@@ -143,15 +149,15 @@ class FirstPassActor:
 
     def taken(self) -> tuple[list[int], Work]:
         """The source rows of all samples that came, bad ones included, and the work on them."""
-        return self.rows_taken, self.done
+        return list(self.rows_taken), self.done
 
     def fitted(self) -> tuple[Quality, int, int]:
         """What reconstruction came to, on the CPU; of how many samples, and how many overflowed."""
-        assert self.fit is not None, "an actor that opened no SAE"
+        assert self.fit is not None, "a worker that opened no SAE"
         return self.fit.quality.cpu(), self.fit.samples, self.fit.overflowed
 
     def kept(self) -> tuple[TopTokens | None, TopTokens | None, int]:
-        """What this actor kept, for another to merge; through the CPU, which holds more than a device."""
+        """What this worker kept, for another to merge; through the CPU, which holds more than a device."""
         share = self._share()
         for top in (share.text, share.image):
             if top is not None:
@@ -159,7 +165,7 @@ class FirstPassActor:
         return share.text, share.image, share.n_samples
 
     def merge(self, kept: tuple[TopTokens | None, TopTokens | None, int]) -> None:
-        """Take in what another actor kept."""
+        """Take in what another worker kept."""
         text, image, n_samples = kept
         if text is not None and image is not None:
             self._share().merge(text, image, n_samples)
@@ -171,5 +177,5 @@ class FirstPassActor:
         return FeatureWeights(weights.weight.cpu(), weights.has_weight.cpu()), share.places(), share.n_samples
 
     def _share(self) -> WeightsPass:
-        assert self.share is not None, "an actor that weighs nothing"
+        assert self.share is not None, "a worker that weighs nothing"
         return self.share

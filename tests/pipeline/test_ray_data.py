@@ -8,9 +8,9 @@ import ray
 from ray.exceptions import ActorDiedError
 
 from curate.errors import RunStopped
-from curate.pipeline import stream
+from curate.pipeline import ray_data
+from curate.pipeline.ray_data import RayDataExecutor
 from curate.pipeline.resources import Resources
-from curate.pipeline.stream import score_ranges
 from curate.pipeline.workers import NO_WORK, ROWS, to_bytes
 
 
@@ -30,8 +30,9 @@ def score(monkeypatch, *attempts: list):
             yield item
 
     scored = SimpleNamespace(iter_batches=blocks)
-    monkeypatch.setattr(stream, "suspect_list", lambda: None)
-    monkeypatch.setattr(stream, "prepared", lambda *_: SimpleNamespace(map_batches=lambda *_, **__: scored))
+    monkeypatch.setattr(ray_data, "suspect_list", lambda: None)
+    monkeypatch.setattr(ray_data, "device_name", lambda plan: "cpu")
+    monkeypatch.setattr(ray_data, "prepared", lambda *_: SimpleNamespace(map_batches=lambda *_, **__: scored))
 
     def commit(whole, rows):
         committed.append((whole, sorted(rows["source_row"].to_pylist())))
@@ -39,7 +40,8 @@ def score(monkeypatch, *attempts: list):
 
     resources = Resources()
     the_plan = SimpleNamespace(job=SimpleNamespace(resources=resources), cpus_per_actor=1, gpus_per_actor=0)
-    score_ranges(the_plan, None, [(0, 3), (3, 5)], None, commit, arrived.append)  # type: ignore[arg-type]
+    executor = RayDataExecutor(the_plan, lambda step: None)  # type: ignore[arg-type]
+    executor.score(the_plan, None, [(0, 3), (3, 5)], None, commit, arrived.append)  # type: ignore[arg-type]
     return committed, sum(step.rows for step in arrived), sum(step.tokens for step in arrived)
 
 
