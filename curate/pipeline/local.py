@@ -76,7 +76,7 @@ class LocalExecutor:
         keep = dataset is plan.dataset and plan.job.parameters.prepared_alike
         self._kept, self._kept_bytes = {}, 0
         model.ask("begin_first_pass", dataset, weigh)
-        with closing(_Preparers(plan, dataset, ranges, "weights", self._suspects)) as preparers:
+        with closing(_Preparers(plan, dataset, ranges, "weights", SuspectList())) as preparers:
             to_read = min(READING_SAMPLES, total)
             reading = self._begun(lambda done: Progress("reading", done, to_read))
             if reading is not None:
@@ -120,7 +120,7 @@ class LocalExecutor:
         left = [whole for whole in ranges if whole[0] not in kept]
         begin = ("begin_scores", plan, weights)
         self._model.ask(*begin)
-        with closing(_Preparers(plan, dataset, left, "score", self._suspects)) as preparers:
+        with closing(_Preparers(plan, dataset, left, "score", SuspectList())) as preparers:
             self._begun_again(begin)
             for block in chain(ready, preparers):
                 scored = self._scored(begin, block)
