@@ -59,17 +59,15 @@ class Rates:
         self._last: dict[str, int] = {}
 
     def of(self, step: "Step") -> str:
-        now = time.monotonic()
+        # Stages with workers say how long these worked, without their start.
+        now = step.seconds if step.stage in _WITH_WORKERS else time.monotonic()
         if step.done < self._last.get(step.stage, 0):
-            del self._first[step.stage]  # another run's stage of this name begins
+            del self._first[step.stage]  # rows were lost with their worker, or another run's stage starts
         self._last[step.stage] = step.done
         start, done, tokens = self._first.setdefault(step.stage, (now, step.done, step.tokens))
-        if step.done == done or step.stage == "load":
-            return ""
-        # Stages with workers say how long these worked, without their start; others begin with their first report.
-        if step.stage in _WITH_WORKERS and not step.seconds:
-            return ""  # all were quarantined before any work
-        seconds = step.seconds or max(now - start, 1e-9)
+        seconds = now - start
+        if step.done == done or seconds <= 0 or step.stage == "load":
+            return ""  # nothing is done yet, or it took no work
         rate = (step.done - done) / seconds
         parts = [f"{rate:,.1f} {UNITS.get(step.stage, 'samples')}/s"]
         if step.tokens > tokens:
@@ -83,7 +81,7 @@ class Rates:
 
 def _how_far(step: "Step") -> str:
     if step.stage == "load":
-        return f"{step.done / 1e9:.1f} of {step.total / 1e9:.1f} GB"
+        return f"{step.done / 1e9:.1f} of {step.total / 1e9:.1f} GB" if step.total else ""
     return f"{step.done:,}/{step.total:,}"
 
 

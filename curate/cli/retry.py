@@ -37,6 +37,7 @@ def run_job(retry_job: Any, json: bool = False) -> None:
     from curate.cli.console import ERR, printable
     from curate.cli.progress import progress
     from curate.cli.score import announce_plan, start_processes, summarize
+    from curate.pipeline.progress import Progress
     from curate.pipeline.retry_job import nothing_to_retry, score_job
 
     try:
@@ -58,6 +59,7 @@ def run_job(retry_job: Any, json: bool = False) -> None:
         ERR.print(f"trying {rows:,} quarantined rows again")
 
     with progress() as report:
+        report(Progress("start"))
         record = run_retry(job, report, announce)
     if json:
         print(record.model_dump_json(indent=2))

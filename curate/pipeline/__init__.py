@@ -1,4 +1,4 @@
-"""Ray Data around scoring: prepare on CPU, score on actors, write the run."""
+"""Executors around scoring: prepare, score, commit, resume."""
 
 import os
 

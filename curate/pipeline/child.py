@@ -1,6 +1,7 @@
 """An object in a process of its own: called from here, and replaced when its process dies.
 
 All such processes are forked from one server, which imports once what they need, while this process opens its data.
+A `ProcessPoolExecutor` would not do: it gives no answers in parts, and its locks live in /dev/shm, which may be tiny.
 """
 
 import contextlib
@@ -11,7 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Hashable, Iterator
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-defined]  # not in the stubs
 from operator import attrgetter
@@ -25,7 +26,8 @@ from curate.pipeline.watch import SuspectList, Watch
 # and threads that wait for each other spin, which beside a busy process takes ten times as long as the work.
 SETTINGS = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**30), "OMP_WAIT_POLICY": "PASSIVE"}
 
-_MOST_SILENT = 3
+# Deaths in a row that no sample in hand explains.
+_MOST_BLAMELESS = 3
 
 _context = multiprocessing.get_context("forkserver")
 
@@ -44,8 +46,14 @@ class Answer(NamedTuple):
 def start_server() -> None:
     """Start the server of processes, if there is none; returns at once, while the server imports."""
     _context.set_forkserver_preload(["curate.pipeline.preload"])
-    with inherited(SETTINGS):
-        forkserver.ensure_running()
+    # Started first, for it lets signals through again. The server keeps Ctrl-C blocked: it would print where it was.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        with inherited(SETTINGS):
+            forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Child:
@@ -55,11 +63,14 @@ class Child:
         make: makes the object there, at the first call.
         name: what the process and those that replace it are known by.
         suspects: told of what these processes have in hand.
+
+    Attributes:
+        blameless: how many of them, one after the other, died with nothing in hand; set to 0 as work is done.
     """
 
     def __init__(self, make: Callable[[Watch], Any], name: Hashable, suspects: SuspectList) -> None:
         self._make, self._name, self._suspects = make, name, suspects
-        self._silent = 0  # how many processes said nothing, one after the other
+        self.blameless = 0
         self._start()
 
     def _start(self) -> None:
@@ -70,11 +81,11 @@ class Child:
         with _without_main():
             self._process.start()
         theirs.close()
-        self._silent += 1
+        self._in_hand: set[Hashable] = set()
 
     @property
     def pid(self) -> int:
-        """Of the process that is there now."""
+        """Id of the process that is there now."""
         assert self._process.pid is not None, "a process that was not started"
         return self._process.pid
 
@@ -84,52 +95,59 @@ class Child:
         return self._connection
 
     def ask(self, method: str, *arguments: Any) -> None:
-        """Call a method of the object, or of its attribute as `attribute.method`; `answer` has what comes of it.
+        """Call a method of the object, or of its attribute as `attribute.method`; `answer` returns what comes of it.
 
         One call at a time.
         """
         with contextlib.suppress(OSError):  # it died, which `answer` tells
             _send(self._connection, (method, arguments))
 
-    def answer(self) -> Answer:
-        """The next part of the answer; waits until it is there.
+    def answer(self) -> Answer | None:
+        """Wait for the process's next message: a part of the answer, or None where it told what it has in hand.
 
         Raises:
             ProcessDied: the process ended.
             Exception: of the method, or of making the object.
         """
-        while True:
-            try:
-                kind, value = _receive(self._connection)
-            except (EOFError, OSError) as error:
-                self._process.join()
-                raise ProcessDied(f"a process ended with exit code {self._process.exitcode}") from error
-            self._silent = 0
-            if kind == "watch":
-                method, arguments, awaited = value
-                known = getattr(self._suspects, method)(*arguments)
-                if awaited:
-                    self.ask("", known)
-            elif kind == "error":
-                raise value
-            else:
-                return Answer(value, kind == "returned")
+        try:
+            kind, value = _receive(self._connection)
+        except (EOFError, OSError) as error:
+            self._process.join()
+            raise ProcessDied(f"a process ended with exit code {self._process.exitcode}") from error
+        if kind == "watch":
+            self._tell(*value)
+            return None
+        if kind == "error":
+            raise value
+        return Answer(value, kind == "returned")
+
+    def _tell(self, method: str, arguments: tuple, awaited: bool) -> None:
+        """Hand the process's message to the list of suspects."""
+        (self._in_hand.discard if method == "put_down" else self._in_hand.add)(arguments[0])
+        known = getattr(self._suspects, method)(*arguments)
+        if awaited:
+            self.ask("", known)
 
     def call(self, method: str, *arguments: Any) -> Any:
         """What a method of the object returns; errors as of `answer`."""
         self.ask(method, *arguments)
-        while not (answer := self.answer()).last:
+        while (answer := self.answer()) is None or not answer.last:
             pass
+        self.blameless = 0
         return answer.value
 
     def replace(self) -> None:
         """Start another process in place of this one.
 
         Raises:
-            RunStopped: several in a row ended before they said anything, as another would.
+            RunStopped: several in a row ended with nothing in hand, as another would.
         """
-        if self._silent == _MOST_SILENT:
-            raise RunStopped(f"a process ended with exit code {self._process.exitcode} before it was ready")
+        self.blameless = 0 if self._in_hand else self.blameless + 1
+        if self.blameless == _MOST_BLAMELESS:
+            raise RunStopped(
+                f"processes ended {self.blameless} times, with exit code {self._process.exitcode} and no sample to "
+                "blame, as when memory does not suffice: take a machine with more"
+            )
         self.close()
         self._start()
 
@@ -201,8 +219,9 @@ def _serve(connection: Connection, make: Callable[[Watch], Any], name: Hashable,
     watch, served = Watch(_Teller(connection), name), None
     with contextlib.suppress(EOFError, OSError):
         while True:
-            method, arguments = _receive(connection)
+            message = connection.recv_bytes()
             try:
+                method, arguments = pickle.loads(message)
                 if served is None:
                     served = make(watch)
                 result = attrgetter(method)(served)(*arguments)

@@ -1,4 +1,4 @@
-"""Ray, started on this machine or reached elsewhere. Only what wants it imports it, for that takes a second."""
+"""Ray, started on this machine or reached elsewhere. Functions import it: the import takes a second."""
 
 import contextlib
 import functools

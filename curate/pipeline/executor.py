@@ -26,14 +26,16 @@ class Computed(NamedTuple):
     Attributes:
         weights: None if none were computed.
         places: the tokens behind the weights.
-        n_samples: those behind the weights.
-        seconds: that the work took; the start of the workers is not counted.
+        n_samples: how many samples are behind the weights.
+        ran: how many samples ran through the model.
+        seconds: duration of the work, without the start of the workers.
     """
 
     sae: SAERecord
     weights: FeatureWeights | None
     places: dict[str, Places]
     n_samples: int
+    ran: int
     work: Work
     seconds: float
 
@@ -51,7 +53,7 @@ class WorkersDied(Exception):
 
 
 class Executor(Protocol):
-    """Runs both passes; what it started for the first serves the second where it can."""
+    """Runs both passes."""
 
     @property
     def device(self) -> str:
@@ -63,7 +65,7 @@ class Executor(Protocol):
 
         Args:
             weigh: whether feature weights are computed, beside the SAE's fit.
-            watched: whether to find out what workers have in hand when they die, if that costs anything.
+            watched: whether to find out what workers have in hand when they die, where that costs something.
 
         Returns:
             None where a sample came to no worker, or to two.
@@ -96,21 +98,21 @@ class Executor(Protocol):
         ...
 
 
-def is_local(plan: Plan) -> bool:
-    """Whether this machine runs the plan alone: if that is asked for, or if one process serves."""
+def is_local(plan: Plan, rows: int) -> bool:
+    """Whether this machine scores so many rows alone: if that is asked for, or if one process serves."""
     resources = plan.job.resources
-    short = plan.device == "cpu" or len(plan.dataset) <= _MOST_ROWS_ALONE_ON_A_GPU
+    short = plan.device == "cpu" or rows <= _MOST_ROWS_ALONE_ON_A_GPU
     return resources.one_process and (short or resources.executor == "local")
 
 
-def executor(plan: Plan, report: Report) -> AbstractContextManager[Executor]:
-    """The executor of a plan, started; it ends with the context.
+def executor(plan: Plan, rows: int, report: Report) -> AbstractContextManager[Executor]:
+    """The executor of a plan for so many rows; it runs as long as the context.
 
     Raises:
         ConfigurationError: no cluster answers, it stays too small, or a node does not see the run's files.
     """
     # Each imports what the other has no use for.
-    if is_local(plan):
+    if is_local(plan, rows):
         from curate.pipeline.local import local
 
         return local(plan, report)

@@ -80,8 +80,7 @@ def first_pass(executor: Executor, plan: Plan, run: UPath, weigh: bool, reading:
             seed=parameters.seed,
             samples=found.n_samples,
         )
-    unused = len(dataset) - int(found.work.samples)
-    achieved = throughput(found.work, found.seconds, unused) if found.work.samples else None
+    achieved = throughput(found.work, found.seconds, len(dataset) - found.ran) if found.ran else None
     return FirstPass(found.sae, record, achieved)
 
 

@@ -33,7 +33,7 @@ class FirstPassWorker:
         dataset: the rows of the first pass; the SAE's fit is measured on some of them.
         weigh: whether feature weights are computed.
         index: which of the workers this is.
-        suspects: told of every sample; None where that would cost more than it says.
+        suspects: told of every sample; with None, deaths are not traced to samples.
         cut: the cut model, if this process has it already.
     """
 
@@ -50,6 +50,7 @@ class FirstPassWorker:
         self.plan, self.dataset, self.weigh, self.index, self.suspects = plan, dataset, weigh, index, suspects
         self.fit_rows = frozenset(spread(dataset.rows, FIT_SAMPLES))
         self.rows_taken: dict[int, None] = {}
+        self.unfit = 0
         self.done = Work()
         self.share: WeightsPass | None = None
         self.fit: FitPass | None = None
@@ -110,7 +111,9 @@ class FirstPassWorker:
                     self._take(batch)
                 self.done += done[0]
             else:
+                before = len(self.rows_taken)
                 self.rows_taken |= dict.fromkeys(from_bytes(payload)["source_row"].to_pylist())
+                self.unfit += len(self.rows_taken) - before
 
     def _take(self, batch: list[Prepared]) -> None:
         # A range whose preparing worker died comes again from its beginning.
@@ -147,9 +150,9 @@ class FirstPassWorker:
         """Samples done so far, bad ones included."""
         return len(self.rows_taken)
 
-    def taken(self) -> tuple[list[int], Work]:
-        """The source rows of all samples that came, bad ones included, and the work on them."""
-        return list(self.rows_taken), self.done
+    def taken(self) -> tuple[list[int], int, Work]:
+        """The source rows of all samples that came, how many of them ran through the model, and the work on them."""
+        return list(self.rows_taken), len(self.rows_taken) - self.unfit, self.done
 
     def fitted(self) -> tuple[Quality, int, int]:
         """What reconstruction came to, on the CPU; of how many samples, and how many overflowed."""

@@ -46,9 +46,9 @@ def forecast(
     """
     seen = outcome.seen
     if seen is not None and seen.memory:
-        yield from _memory(plan, seen)
+        yield from _memory(plan, seen, store is None)
     if outcome.error is not None:
-        yield _ended(seen, outcome.error, outcome.killed)
+        yield _ended(seen, outcome.error, outcome.killed, store is None)
     elif seen is None or not seen.scored:
         what = f"{_stopped(seen, limit)}, so nothing was measured: give it more with --trial-seconds"
         yield Finding("throughput", "warn", what)
@@ -78,13 +78,14 @@ def _fit(plan: Plan, sae: SAERecord) -> Finding:
     return Finding("SAE's fit", "fail", f"{what}; {more}, or score all the same with --allow-poor-fit")
 
 
-def _ended(seen: Probe | None, error: Exception, killed: bool) -> Finding:
+def _ended(seen: Probe | None, error: Exception, killed: bool, local: bool) -> Finding:
     """Why a trial ended by itself."""
     if not killed:
         return failed("throughput", error)
     doing = "starting" if seen is None else seen.doing
     what = f"the process that tried it was killed while {doing}; probably it ran out of memory"
-    return Finding("throughput", "fail", f"{what} ({first_line(error)}): {FEWER}, or --batch-size")
+    remedy = "lower --batch-size, or take a machine with more memory" if local else f"{FEWER}, or --batch-size"
+    return Finding("throughput", "fail", f"{what} ({first_line(error)}): {remedy}")
 
 
 def _stopped(seen: Probe | None, limit: float) -> str:
@@ -122,7 +123,7 @@ def _computed(plan: Plan, seen: Probe, samples: int, weighed: bool, price: float
     return Finding("computed GPU hours", "ok", f"{'; '.join(parts)}; {what}", numbers)
 
 
-def _memory(plan: Plan, measured: Probe) -> Iterator[Finding]:
+def _memory(plan: Plan, measured: Probe, local: bool) -> Iterator[Finding]:
     if measured.batch_fits is False:
         budget = plan.job.parameters.tokens_per_pass(plan.device)
         what = f"a batch of --batch-size {budget:,} tokens does not fit, and is split each time"
@@ -136,7 +137,10 @@ def _memory(plan: Plan, measured: Probe) -> Iterator[Finding]:
             yield Finding("memory", "ok", what, numbers)
         else:
             state = "warn" if memory.peak <= memory.room else "fail"
-            remedy = "lower --batch-size, or the actors on one node, or give each more with --gpus-per-actor"
+            more = "take a machine with more"
+            if not local:
+                more = "the actors on one node, or give each more with --gpus-per-actor"
+            remedy = f"lower --batch-size, or {more}"
             yield Finding("memory", state, f"{what}: {remedy}", numbers)
 
 
@@ -204,8 +208,8 @@ def _time(plan: Plan, time_needed: Estimate, workers: int, price: float | None, 
         parts.insert(0, f"{_clock(weights)} for feature weights of {weighed}")
     what = (
         f"about {_clock(weights + scores)} of work: {' + '.join(parts)} "
-        f"({_rate(time_needed.samples_per_second)} samples/s), with {counted(actors, 'actor')} and "
-        f"{counted(workers, 'worker')} that prepare"
+        f"({_rate(time_needed.samples_per_second)} samples/s), with {counted(actors, 'actor')}, and "
+        f"{counted(workers, 'worker')} preparing"
     )
     what = "; ".join([what, *notes])
     if time_needed.gpu_hours:

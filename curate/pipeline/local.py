@@ -1,17 +1,20 @@
 """Both passes on this machine, without Ray: one process holds the model, others prepare, and this one writes."""
 
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from functools import partial
 from itertools import chain
+from math import ceil, prod
 from multiprocessing.connection import wait
 from typing import Any
 
 import psutil
 import pyarrow as pa
 from jaxtyping import Float
+from safetensors import safe_open
 from torch import Tensor
 
 from curate.datasets import Dataset
@@ -31,6 +34,7 @@ from curate.scoring.fit import READING_SAMPLES
 _SECONDS_BETWEEN_LOOKS = 0.5
 # What was prepared for the first pass is kept for the scores, as far as it fits.
 _KEPT_BYTES = 512 * 2**20
+_LITTLE_TO_LOAD = 10**8
 
 
 @contextmanager
@@ -46,7 +50,7 @@ class LocalExecutor:
     def __init__(self, plan: Plan, report: Report) -> None:
         self._plan, self._report, self._suspects = plan, report, SuspectList()
         self._model = Child(partial(ModelWorker, plan), "model", self._suspects)
-        self._to_load = _bytes_to_load(plan)
+        self._to_load, self._loaded_before = _bytes_to_load(plan), self._memory()
         self._kept: dict[int, list[Columns]] = {}
         self._kept_bytes = 0
 
@@ -75,26 +79,27 @@ class LocalExecutor:
         ranges = [(start, min(start + step, total)) for start in range(0, total, step)]
         keep = dataset is plan.dataset and plan.job.parameters.prepared_alike
         self._kept, self._kept_bytes = {}, 0
-        model.ask("begin_first_pass", dataset, weigh)
+        model.ask("start_first_pass", dataset, weigh)
         with closing(_Preparers(plan, dataset, ranges, "weights", SuspectList())) as preparers:
             to_read = min(READING_SAMPLES, total)
-            reading = self._begun(lambda done: Progress("reading", done, to_read))
+            reading = self._ready(lambda done: Progress("reading", done, to_read))
             if reading is not None:
                 self._report(Progress("reading", to_read, to_read))
-            progress = partial(Progress, "weights" if weigh else "fit", total=total)
+            progress, before = partial(Progress, "weights" if weigh else "fit", total=total), 0
             self._report(progress())
             for block in preparers:
                 done, work = model.call("take", block)
                 self._report(progress(done=done, seconds=work.seconds))
-                if keep:
+                if keep and done > before:  # or it came before, from a process that died
                     self._keep(block)
-        rows, work = model.call("first.taken")
+                before = done
+        rows, ran, work = model.call("first.taken")
         if sorted(rows) != list(dataset.rows):
             return None
         scale, note = (known_scale(plan.sae), None) if reading is None else (reading.scale, reading.note)
         sae = sae_record(plan.sae, scale, [model.call("first.fitted")], note)
         weights, places, n_samples = model.call("first.weights") if weigh else (None, {}, 0)
-        return Computed(sae, weights, places, n_samples, work, work.seconds)
+        return Computed(sae, weights, places, n_samples, ran, work, work.seconds)
 
     def _keep(self, block: Columns) -> None:
         """Keep a block for the scores; once one does not fit, its range and all later ones are prepared again."""
@@ -116,62 +121,68 @@ class LocalExecutor:
         """As of `Executor`; a process that dies is replaced, and what it had in hand is done again."""
         assembly = Assembly(ranges, commit, arrived)
         kept, self._kept = self._kept if dataset is plan.dataset else {}, {}
-        ready = [block for start, _ in ranges for block in kept.get(start, [])]
+        ready = ({**block, "made": [time.time()]} for start, _ in ranges for block in kept.get(start, []))
         left = [whole for whole in ranges if whole[0] not in kept]
-        begin = ("begin_scores", plan, weights)
-        self._model.ask(*begin)
+        start = partial(self._start_scores, plan, weights)
         with closing(_Preparers(plan, dataset, left, "score", SuspectList())) as preparers:
-            self._begun_again(begin)
+            start()
             for block in chain(ready, preparers):
-                scored = self._scored(begin, block)
-                for start, kind, payload, work in zip(
-                    scored["start"], scored["kind"], scored["payload"], scored["work"], strict=True
-                ):
+                scored = self._scored(block, start)
+                names = ("start", "kind", "payload", "work")
+                for of_range, kind, payload, work in zip(*(scored[name] for name in names), strict=True):
                     check(kind, payload)
-                    if not assembly.take(start, from_bytes(payload), Work(*work)):
+                    if not assembly.take(of_range, from_bytes(payload), Work(*work)):
                         return
 
-    def _scored(self, begin: tuple, block: Columns) -> Columns:
+    def _start_scores(self, plan: Plan, weights: Float[Tensor, " d_sae"] | None) -> None:
+        """Wait until the model is ready for scores; a process that dies before is replaced."""
+        while True:
+            self._model.ask("start_scores", plan, weights)
+            try:
+                return self._ready()
+            except ProcessDied:
+                self._model.replace()
+
+    def _scored(self, block: Columns, start: Callable[[], None]) -> Columns:
+        """A block's rows; a process that dies over it is replaced, and started for scores."""
         while True:
             try:
                 return self._model.call("scorer", block)
             except ProcessDied:
                 self._model.replace()
-                self._model.ask(*begin)
-                self._begun_again(begin)
+                start()
 
-    def _begun_again(self, begin: tuple) -> None:
-        """Wait until the model is ready for scores; a process that dies before that is replaced."""
-        while True:
-            try:
-                return self._begun()
-            except ProcessDied:
-                self._model.replace()
-                self._model.ask(*begin)
-
-    def _begun(self, tell: Callable[[int], Progress] | None = None) -> Any:
+    def _ready(self, tell: Callable[[int], Progress] | None = None) -> Any:
         """Wait for the answer to what was asked, and tell how much of the model is loaded."""
         while True:
             while not wait([self._model.connection], _SECONDS_BETWEEN_LOOKS):
-                with suppress(psutil.Error):  # it died, which its answer tells
-                    loaded = min(psutil.Process(self._model.pid).memory_info().rss, self._to_load)
-                    self._report(Progress("load", loaded, self._to_load))
+                loaded = max(0, self._memory() - self._loaded_before)
+                self._report(Progress("load", min(loaded, self._to_load), self._to_load))
             answer = self._model.answer()
+            if answer is None:
+                continue
             if answer.last:
                 return answer.value
             assert tell is not None, "an answer in parts"
             self._report(tell(answer.value))
 
+    def _memory(self) -> int:
+        """Bytes that the model's process has; 0 where it is gone."""
+        try:
+            return psutil.Process(self._model.pid).memory_info().rss
+        except psutil.Error:
+            return 0
+
 
 class _Preparers:
-    """Processes that prepare ranges: blocks of each come in order, each process waits until its block is taken."""
+    """Processes that prepare ranges: a range's blocks come in order, each process waits until its block is taken."""
 
     def __init__(
         self, plan: Plan, dataset: Dataset, ranges: Sequence[Range], stage: str, suspects: SuspectList
     ) -> None:
         self._left, self._asked = deque(ranges), dict[Child, Range]()
         make = partial(PrepareWorker, plan, dataset, stage)
-        count = min(preparers(plan), len(ranges))
+        count = min(preparers(plan, len(dataset)), len(ranges))
         self._children = [Child(make, ("prepare", index), suspects) for index in range(count)]
         for child in self._children:
             self._ask(child)
@@ -192,11 +203,14 @@ class _Preparers:
                     child.replace()
                     child.ask("rows", *self._asked[child])
                     continue
-                if answer.last:
-                    del self._asked[child]
-                    self._ask(child)
-                else:
+                if answer is None:
+                    continue
+                if not answer.last:
                     yield answer.value
+                    continue
+                child.blameless = 0
+                del self._asked[child]
+                self._ask(child)
 
     def close(self) -> None:
         """End the processes."""
@@ -204,14 +218,19 @@ class _Preparers:
             child.close()
 
 
-def preparers(plan: Plan) -> int:
-    """How many processes prepare: unasked, one for each core that the model leaves, and at least one."""
+def preparers(plan: Plan, rows: int) -> int:
+    """How many processes prepare so many rows: unasked one for each core that the model leaves; at most one a range."""
     busy = plan.cpus_per_actor if plan.device == "cpu" else 1
-    return plan.job.resources.prepare_workers or max(1, (os.cpu_count() or 1) - busy)
+    count = plan.job.resources.prepare_workers or max(1, (os.cpu_count() or 1) - busy)
+    return min(count, max(1, ceil(rows / plan.job.shard_rows)))
 
 
 def _bytes_to_load(plan: Plan) -> int:
-    """About how much of the model's files is loaded: the blocks up to the hook layer."""
-    size = sum(file.stat().st_size for file in plan.model.path.glob("*.safetensors"))
-    whole = bool(plan.job.parameters.likelihood_of)
-    return size if whole else size * (plan.hook_layer + 1) // plan.model.n_layers
+    """About how much memory the model takes, up to its hook layer; 0 where it is little, or on a GPU."""
+    elements = 0
+    for file in plan.model.path.glob("*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            elements += sum(prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    below = 1.0 if plan.job.parameters.likelihood_of else (plan.hook_layer + 1) / plan.model.n_layers
+    size = int(elements * plan.dtype.itemsize * below)
+    return 0 if plan.device == "cuda" or size < _LITTLE_TO_LOAD else size

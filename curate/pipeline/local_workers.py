@@ -34,7 +34,7 @@ class ModelWorker:
         self.first: FirstPassWorker | None = None
         self.scorer: ScoreActor | None = None
 
-    def begin_first_pass(self, dataset: Dataset, weigh: bool) -> Generator[int, None, Reading | None]:
+    def start_first_pass(self, dataset: Dataset, weigh: bool) -> Generator[int, None, Reading | None]:
         """Load the model and the SAE for the first pass over these rows.
 
         Yields:
@@ -53,12 +53,12 @@ class ModelWorker:
 
     def take(self, block: Columns) -> tuple[int, Work]:
         """Run the batches among some prepared rows; returns how many samples are done, and the work on all of them."""
-        assert self.first is not None, "a first pass that was not begun"
+        assert self.first is not None, "a first pass that was not started"
         self.first.take(block)
         return self.first.progress(), self.first.done
 
-    def begin_scores(self, plan: Plan, weights: Float[Tensor, " d_sae"] | None) -> None:
-        """Make ready for scores, with the SAE read as this plan says."""
+    def start_scores(self, plan: Plan, weights: Float[Tensor, " d_sae"] | None) -> None:
+        """Prepare for scores, with the SAE read as this plan says."""
         self.first = None
         if plan.job.parameters.likelihood_of:
             self.cut = None  # never are two models in memory

@@ -37,7 +37,7 @@ class Plan:
 
     @cached_property
     def dataset_sha256(self) -> str:
-        """Of the data's content. All of it is read, which may take hours, the first time that this is asked for."""
+        """SHA-256 of the data's content. The first use reads all of it, which may take hours."""
         return self.dataset.fingerprint()
 
     def read_with(self, scale: float) -> "Plan":

@@ -16,8 +16,9 @@ from curate.pipeline.forecast import forecast
 from curate.pipeline.job import ScoreJob
 from curate.pipeline.local import preparers
 from curate.pipeline.local_trial import machine, try_here
-from curate.pipeline.plan import Pair, Plan, agreeing, fitted
+from curate.pipeline.plan import Plan, agreeing, fitted
 from curate.pipeline.trial import Limits
+from curate.scoring.pair import Pair
 from curate.storage import location
 
 SAMPLES = 16
@@ -144,11 +145,11 @@ def _trial(
     plan: Plan, positions: list[int], samples: int, weighed: bool, price: float | None, limits: Limits
 ) -> list[Finding]:
     """What the run would compute with, and what a trial of it says."""
-    found: list[Finding] = []
+    found, local = list[Finding](), is_local(plan, samples)
     try:
-        if is_local(plan):
-            found += machine(plan)
-            outcome, workers, store = try_here(plan, positions, limits), preparers(plan), None
+        if local:
+            found += machine(plan, workers := preparers(plan, samples))
+            outcome, store = try_here(plan, positions, limits), None
         else:
             from curate.pipeline.cluster_trial import try_on_cluster  # Ray is imported only where it is needed
 
@@ -158,7 +159,7 @@ def _trial(
             outcome, workers, store = tried_there
         return [*found, *forecast(plan, outcome, workers, store, samples, weighed, price, limits.seconds)]
     except Exception as error:
-        return [*found, failed("throughput" if found else "cluster", error)]
+        return [*found, failed("throughput" if found else "machine" if local else "cluster", error)]
 
 
 def _has_weights(plan: Plan) -> bool:

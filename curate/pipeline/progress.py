@@ -1,4 +1,4 @@
-"""How far a run is, as it is told."""
+"""How far a run is: what stages report."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

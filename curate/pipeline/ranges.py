@@ -49,7 +49,7 @@ class Assembly:
         self._since: float | None = None
 
     def take(self, start: int, rows: pa.Table, work: Work) -> bool:
-        """Take rows of the range that starts there; those that came before are dropped. Returns whether to go on."""
+        """Take rows of the range that starts there; rows that it has already are dropped. Returns whether to go on."""
         if start not in self.left:
             return True  # whole already: these rows come for a second time
         seen, tables = self._unfinished.setdefault(start, (set(), []))

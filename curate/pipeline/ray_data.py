@@ -173,10 +173,10 @@ class FirstPassActor(FirstPassWorker):
         for block in batches.iter_batches(batch_size=None, batch_format="numpy"):
             self.take(block)
 
-    def progress(self) -> tuple[int, float]:
+    def timed_progress(self) -> tuple[int, float]:
         """Samples done so far, bad ones included, and the seconds since the model was ready."""
         seconds = 0.0 if self.started is None else time.monotonic() - self.started
-        return len(self.rows_taken), seconds
+        return self.progress(), seconds
 
 
 def _first_pass(plan: Plan, dataset: Dataset, weigh: bool, actors: list, report: Report) -> Computed | None:
@@ -194,21 +194,22 @@ def _first_pass(plan: Plan, dataset: Dataset, weigh: bool, actors: list, report:
     splits = prepared(plan, dataset, ranges, "weights", suspect_list()).streaming_split(len(actors))
     progress = functools.partial(Progress, "weights" if weigh else "fit", total=len(dataset))
     pending = [actor.consume.remote(split, scale) for actor, split in zip(actors, splits, strict=True)]
-    reports = [actor.progress for actor in actors]
+    reports = [actor.timed_progress for actor in actors]
     _wait(pending, reports, lambda done, seconds: report(progress(done=done, seconds=seconds)))
     taken = ray.get([actor.taken.remote() for actor in actors])
-    if sorted(row for rows, _ in taken for row in rows) != list(dataset.rows):
+    if sorted(row for rows, *_ in taken for row in rows) != list(dataset.rows):
         return None
     fits = ray.get([actor.fitted.remote() for actor in actors])
     sae = sae_record(plan.sae, scale, fits, None if reading is None else reading.note)
-    work = sum((work for _, work in taken), Work())
-    seconds = max(work.seconds for _, work in taken)
+    ran = sum(count for _, count, _ in taken)
+    work = sum((work for *_, work in taken), Work())
+    seconds = max(work.seconds for *_, work in taken)
     if not weigh:
-        return Computed(sae, None, {}, 0, work, seconds)
+        return Computed(sae, None, {}, 0, ran, work, seconds)
     for other in others:
         ray.get(first.merge.remote(other.kept.remote()))
     weights, places, n_samples = ray.get(first.weights.remote())
-    return Computed(sae, weights, places, n_samples, work, seconds)
+    return Computed(sae, weights, places, n_samples, ran, work, seconds)
 
 
 def _wait(pending: list, progress: list, tell: Callable[[int, float], None]) -> None:
@@ -217,13 +218,15 @@ def _wait(pending: list, progress: list, tell: Callable[[int, float], None]) -> 
     Args:
         progress: methods of the actors that say it.
     """
+    known = [(0, 0.0)] * len(progress)
     while pending:
         finished, pending = ray.wait(pending, num_returns=len(pending), timeout=0.5)
         ray.get(finished)
-        # Actors that have no place yet, or load, do not answer.
-        answers, _ = ray.wait([method.remote() for method in progress], num_returns=len(progress), timeout=1)
-        done = ray.get(answers)
-        tell(sum(count for count, _ in done), max((seconds for _, seconds in done), default=0.0))
+        asked = [method.remote() for method in progress]
+        # Actors that have no place yet, or load, do not answer; of those that are busy, the last answer counts.
+        for answer in ray.wait(asked, num_returns=len(asked), timeout=1)[0]:
+            known[asked.index(answer)] = ray.get(answer)
+        tell(sum(count for count, _ in known), max(seconds for _, seconds in known))
 
 
 def _in_dead_hands(actors: list, suspects: ActorHandle | None) -> list[int]:

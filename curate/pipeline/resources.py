@@ -83,7 +83,7 @@ class Resources(BaseModel):
         of_ray = {
             "--actors": self.actors > 1,
             "--address": self.address not in (None, "", "local"),
-            "--gpus-per-actor": self.gpus_per_actor is not None,
+            "--gpus-per-actor": self.gpus_per_actor not in (None, 1),
             "--actor-resources": self.actor_resources,
             "--prepare-resources": self.prepare_resources,
         }

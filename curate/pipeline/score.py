@@ -89,7 +89,8 @@ def execute(
             session.use(sae)
         missing_weights = parameters.needs_weights and weights is None
         if session.quarantined <= session.error_budget and (ranges or missing_weights):
-            with executor(session.plan, session.report) as running:
+            left = sum(stop - start for start, stop in ranges)
+            with executor(session.plan, left, session.report) as running:
                 session.device = running.device
                 weights = _first_pass(session, running, weights)
                 _refuse_poor_fit(session)

@@ -10,7 +10,7 @@ from typing import Protocol
 from curate.errors import RunStopped
 
 # A worker may die by chance, and by chance twice over one piece of work. That the same sample is in hand each time
-# is no chance. The first death over a piece of work goes unseen: only replacements of dead workers tell.
+# is no chance. Where only replacements of dead workers tell, the first death over a piece of work goes unseen.
 STRIKES = 2
 SEEN_DEATHS_BEFORE_ONE_BY_ONE = 2
 # No sample is to blame where a worker dies before it has one.
@@ -42,8 +42,8 @@ class Suspects(Protocol):
 class SuspectList:
     """What workers had in hand when they died; it lives outside of them.
 
-    Only replacements of dead workers ask and tell, so undisturbed work pays nothing. A key names a piece of work
-    that is done again as a whole; samples are named by source row.
+    A key names a piece of work that is done again as a whole; samples are named by source row. To tell costs a Ray
+    actor much and a child of this process little, so of Ray's only replacements of dead workers tell.
     """
 
     def __init__(self) -> None:

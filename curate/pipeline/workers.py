@@ -156,7 +156,7 @@ def _good(samples: Iterator[Prepared | QuarantineRow], bad: list[QuarantineRow])
 
 def more_memory(plan: Plan) -> str:
     """How a worker that loads the model gets more memory."""
-    return "lower --actors" if plan.job.resources.actors > 1 else "take a machine with more, or --dtype bfloat16"
+    return "lower --actors" if plan.job.resources.actors > 1 else "take a machine with more"
 
 
 def load_cut(plan: Plan) -> CutModel:

@@ -9,7 +9,7 @@ from curate.metrics.metric import Likely
 from curate.metrics.parameters import MetricParameters
 
 Text = Literal["prompt+chosen", "prompt", "prompt+rejected", "both"]
-# Of the text that is scored, the response, if it has one. Of both, the first is the one with the chosen response.
+# The response in each scored text. `both` scores two texts; the one with the chosen response comes first.
 SCORED: dict[Text, Likely | None] = {
     "prompt+chosen": "chosen",
     "prompt": None,

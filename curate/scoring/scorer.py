@@ -83,7 +83,7 @@ class Seen(NamedTuple):
 
 
 class _Readable(NamedTuple):
-    """A sample whose hidden states are finite: the evidence of each text that is scored, and the first text's path."""
+    """A sample with finite hidden states: evidence of its scored texts, doubts about them, the first text's path."""
 
     evidence: Sequence[Evidence]
     doubts: Float[Tensor, "3"]
@@ -158,7 +158,7 @@ class Scorer:
         return seen
 
     def _doubts(self, texts: Sequence[Sequence[Part]], evidence: Sequence[Evidence]) -> Float[Tensor, "3"]:
-        """What `_row` takes, from the parts of each text that is scored and the evidence that they make."""
+        """The noise, the least distance of a peak from the bound, and the switches; the worst of the scored texts."""
         noise = torch.stack([part.noise for parts in texts for part in parts]).max()
         peaks = torch.stack([peak for each in evidence for peak in (each.activity.text, each.activity.image)])
         nearest = (peaks - self._bound).abs_().min()

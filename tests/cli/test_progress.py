@@ -28,6 +28,14 @@ def test_a_stage_with_workers_goes_by_the_seconds_of_their_work(clock):
     assert said == "5.0 samples/s, 500 tokens/s, 1 quarantined, 0:00:02 left"
 
 
+def test_rows_that_were_lost_with_their_worker_slow_no_later_rate(clock):
+    rates = Rates()
+    rates.of(Progress("score", 0, 40))
+    assert rates.of(Progress("score", 20, 40, seconds=4.0)).startswith("5.0 samples/s")
+    assert rates.of(Progress("score", 10, 40, seconds=100.0)) == ""
+    assert rates.of(Progress("score", 30, 40, seconds=104.0)) == "5.0 samples/s, 0:00:02 left"
+
+
 @pytest.mark.parametrize("stage", ["fit", "weights", "score"])
 def test_samples_that_took_no_work_have_no_rate(clock, stage):
     """A first block of quarantined samples comes as soon as someone looks."""

@@ -1,5 +1,6 @@
 """Kill a scoring run at random moments until it is whole: its driver, its workers, and it while it writes."""
 
+import contextlib
 import os
 import random
 import signal
@@ -128,6 +129,16 @@ def actors_of(driver: int) -> list[psutil.Process]:
         of_ray = title.startswith("ray::") and any(name in title for name in ("MapWorker", "FirstPassActor"))
         if of_ray or (forked and _is_server(title)):
             found.append(process)
+    return found
+
+
+def servers(driver: int) -> list[psutil.Process]:
+    """The servers below a driver that fork its processes."""
+    found = []
+    for process in _children(driver):
+        with contextlib.suppress(psutil.Error):
+            if _is_server(_title(process)):
+                found.append(process)
     return found
 
 

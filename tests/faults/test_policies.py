@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from curate.manifest.ledger import read_ledger
 from curate.manifest.quarantine import quarantined_rows
 from curate.manifest.verify import verify_run
 from curate.manifest.weights import read_weights
-from tests.faults.kills import CURATE, planted, wait_until
+from tests.faults.kills import CURATE, planted, servers, wait_until
 from tests.hostile.rows import write_broken_table
 from tests.pipeline.small import write_data
 
@@ -61,6 +62,24 @@ def test_a_signal_stops_cleanly_with_one_line_that_says_how_to_resume(number, co
     shown = curate("show", str(tmp_path / "run"))
     assert (shown.returncode, "not finished; go on with" in shown.stderr) == (1, True)
     assert curate("quarantine", str(tmp_path / "run")).returncode == 0
+
+
+def test_ctrl_c_in_the_first_second_is_one_line(tmp_path):
+    """While the server of processes imports, in the same foreground group as the command."""
+    process = subprocess.Popen(
+        command(write_data(tmp_path / "data"), tmp_path / "run"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    wait_until(lambda: servers(process.pid), process)
+    os.killpg(process.pid, signal.SIGINT)
+    out, errors = process.communicate()
+    assert process.returncode == 130, errors
+    assert errors.strip().splitlines()[-1].startswith("interrupted")
+    assert "Traceback" not in errors + out
 
 
 @pytest.fixture
@@ -151,6 +170,19 @@ def scores(module):
     score = module.FittingScorer.score
     module.FittingScorer.score = lambda self, batch: (deadly(batch), score(self, batch))[1]
 """
+# Row 23 is the ninth of the weight samples below, so in their first range; in that of the data another row is broken.
+DEADLY_TO_PREPARE = """
+import os, signal, wrapt
+
+@wrapt.when_imported("curate.datasets")
+def decoding(module):
+    decode = module.Dataset.decode
+    def deadly(self, row, source_row):
+        if source_row == 23:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return decode(self, row, source_row)
+    module.Dataset.decode = deadly
+"""
 TOO_LARGE = """
 import os, signal, wrapt
 
@@ -183,13 +215,25 @@ def test_a_sample_that_kills_the_actors_is_quarantined_and_the_others_are_scored
     assert [check for check in verify_run(tmp_path / "run") if not check.ok] == []
 
 
+def test_a_sample_that_kills_those_that_prepare_it_is_quarantined_in_its_own_range(executor, tmp_path):
+    """One of the weight samples, whose positions are others than in the data."""
+    data = write_data(tmp_path / "data")
+    options = ["--metric", "cosine", "--weight-samples", "20", "--shard-rows", "10"]
+    done = score(data, tmp_path / "run", *executor, *options, env=planted(tmp_path, DEADLY_TO_PREPARE))
+    assert done.returncode == 0, done.stderr
+    lost = {row["source_row"]: row for row in quarantined_rows(tmp_path / "run")}
+    assert set(lost) == {7, 23, 25}
+    assert (lost[23]["error"], lost[23]["stage"]) == ("WorkerLost", "decode")
+    assert [check for check in verify_run(tmp_path / "run") if not check.ok] == []
+
+
 @pytest.mark.parametrize(
     ("code", "message"),
     [
         (
             TOO_LARGE,
             "workers were killed, one after the other, while they loaded the model or tokenizer, as when memory does "
-            "not suffice: take a machine with more, or --dtype bfloat16; ",
+            "not suffice: take a machine with more; ",
         ),
         (FAULTY, "the run failed: CUDA error: device-side assert triggered"),
     ],

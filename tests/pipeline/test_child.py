@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from curate.errors import ConfigurationError, DataError
+from curate.errors import ConfigurationError, DataError, RunStopped
 from curate.pipeline.child import Answer, Child, ProcessDied
 from curate.pipeline.watch import STRIKES, SuspectList, Watch
 from tests.faults.kills import ended, wait_until
@@ -36,6 +36,12 @@ class Thing:
     def die(self, number: int, row: int) -> None:
         self.watch.hold("work", row)
         os.kill(os.getpid(), number)
+
+    def tell(self, row: int) -> None:
+        self.watch.hold("work", row)
+
+    def end(self) -> None:
+        os._exit(7)
 
     def sleep(self) -> None:
         time.sleep(600)
@@ -91,6 +97,30 @@ def test_errors_keep_their_class_where_they_can(child):
     with pytest.raises(AttributeError, match="nonsense"):
         child.call("nonsense")
     assert child.call("where") == child.pid
+
+
+def test_what_a_process_has_in_hand_is_no_answer_and_holds_nobody_up(child, suspects):
+    child.ask("tell", 5)
+    assert child.answer() is None
+    assert suspects.in_hand("work") == 5
+    assert child.answer() == Answer(None, True)
+
+
+def test_deaths_in_a_row_that_no_sample_explains_end(child):
+    def end() -> None:
+        with pytest.raises(ProcessDied, match="exit code 7"):
+            child.call("end")
+
+    for _ in range(2):
+        end()
+        child.replace()
+    assert child.call("where") == child.pid  # which starts the count again
+    for _ in range(2):
+        end()
+        child.replace()
+    end()
+    with pytest.raises(RunStopped, match="ended 3 times, with exit code 7 and no sample to blame"):
+        child.replace()
 
 
 def test_what_cannot_be_made_says_so_at_each_call():

@@ -56,7 +56,7 @@ def test_what_was_seen_is_said_and_estimated_from(demo_plan):
     # 1,000 scores and 40 weight samples, eight seconds each and a little more, on cores that prepare, too.
     said = re.fullmatch(
         r"about (.+) of work: (.+) for feature weights of 40 samples \+ (.+) for scores of 1,000 samples "
-        r"\(0\.12 samples/s\), with 1 actor and 3 workers that prepare; .+",
+        r"\(0\.12 samples/s\), with 1 actor, and 3 workers preparing; .+",
         lines["time"][1],
     )
     assert said is not None, lines["time"][1]
@@ -113,7 +113,7 @@ def test_a_batch_that_does_not_fit_is_told_of(demo_plan, monkeypatch):
     assert not measured.batch_fits
     # After one sample: sixteen over and over, and still a whole batch's work.
     assert 0.9 * 3072 < tokens[1] <= 3072
-    [split, _] = forecast._memory(demo_plan, measured)
+    [split, _] = forecast._memory(demo_plan, measured, local=False)
     assert split.state == "warn"
     assert "--batch-size 3,072 tokens does not fit, and is split each time: lower it" in split.text
 
@@ -123,7 +123,7 @@ def test_a_share_of_memory_that_is_taken_or_nearly_is_told_of(demo_plan):
     alone = measured.memory[0].room
     for room, state in ((alone, "ok"), (measured.memory[0].peak * 1.05, "warn"), (measured.memory[0].peak - 1, "fail")):
         tight = replace(measured, memory=(replace(measured.memory[0], room=int(room)),))
-        assert [finding.state for finding in forecast._memory(demo_plan, tight)] == [state]
+        assert [finding.state for finding in forecast._memory(demo_plan, tight, local=False)] == [state]
     shared = probed(demo_plan, range(4), actors_here=1000).memory[0]
     assert shared.room < alone / 900
 
@@ -133,7 +133,7 @@ def test_cost_is_gpu_hours_times_price_and_the_parts_of_the_time_add_up(demo_pla
     finding = forecast._time(demo_plan, found, workers=3, price=2.5)
     assert finding.text == (
         "about 2:00:02 of work: 0:10:01 for feature weights of 4 samples + 1:50:01 for scores of 10 samples "
-        "(1.0 samples/s), with 1 actor and 3 workers that prepare; 8.00 GPU hours; 20.00 at 2.5 for each"
+        "(1.0 samples/s), with 1 actor, and 3 workers preparing; 8.00 GPU hours; 20.00 at 2.5 for each"
     )
     assert finding.numbers["cost"] == 20.0
     unweighed = replace(found, weight_samples=0, weights_seconds=0.0)

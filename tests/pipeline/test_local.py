@@ -114,15 +114,15 @@ def test_whatever_dies_once_the_bytes_are_the_same(whole, tmp_path, monkeypatch)
 OF_RAY = {
     "--actors": {"actors": 2},
     "--address": {"address": "auto"},
-    "--gpus-per-actor": {"gpus_per_actor": 1},
+    "--gpus-per-actor": {"gpus_per_actor": 2},
     "--actor-resources": {"actor_resources": {"h200": 1}},
     "--prepare-resources": {"prepare_resources": {"cpu_node": 0.1}},
 }
 
 
 def runs_here(resources: Resources, device: str = "cpu", rows: int = 10**6) -> bool:
-    plan = SimpleNamespace(job=SimpleNamespace(resources=resources), device=device, dataset=range(rows))
-    return is_local(plan)  # type: ignore[arg-type]
+    plan = SimpleNamespace(job=SimpleNamespace(resources=resources), device=device)
+    return is_local(plan, rows)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("option", "given"), OF_RAY.items())
@@ -134,6 +134,7 @@ def test_what_only_ray_can_follow_is_refused_by_name_and_taken_to_ray(option, gi
 
 def test_one_process_serves_without_a_cluster_and_without_long_work_on_a_gpu(monkeypatch):
     assert runs_here(Resources(prepare_workers=3, cpus_per_actor=2))
+    assert runs_here(Resources(gpus_per_actor=1), "cuda", rows=1000)
     assert runs_here(Resources(), "cuda", rows=1000)
     assert not runs_here(Resources(), "cuda", rows=1001)
     assert runs_here(Resources(executor="local"), "cuda")
