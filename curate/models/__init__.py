@@ -18,7 +18,7 @@ class ModelSpec(BaseModel):
 
     name: str = Field(description="a hub id or a folder")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="which GPU, Ray decides")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto takes a GPU if there is one")
 
     def absolute(self) -> "ModelSpec":
         """The same with a local folder made absolute."""
